@@ -1,0 +1,1 @@
+"""`millrace`, the one command people type."""

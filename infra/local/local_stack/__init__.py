@@ -1,0 +1,1 @@
+"""Starts, probes and stops the whole topology natively."""

@@ -1,0 +1,1 @@
+"""The model bundle: manifest, hashes, ONNX admission, golden rows."""

@@ -1,0 +1,1 @@
+"""The use-case schema and the feature algebra: arrays in, arrays out."""

@@ -1,0 +1,1 @@
+"""What each process needs: settings, logs, metrics, health, graceful stop, gRPC and Kafka wiring."""

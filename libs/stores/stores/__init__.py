@@ -1,0 +1,1 @@
+"""Online, offline and batch stores: one interface each, embedded, distributed and null."""

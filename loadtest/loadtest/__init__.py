@@ -1,0 +1,1 @@
+"""Locust users, an open-loop generator, SLO targets as data."""

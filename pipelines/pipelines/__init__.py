@@ -1,0 +1,1 @@
+"""Datasets, training sets, trainers, evaluation, deploy, precompute."""

@@ -1,0 +1,62 @@
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DecisionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DECISION_KIND_UNSPECIFIED: _ClassVar[DecisionKind]
+    DECISION_KIND_DEPLOY: _ClassVar[DecisionKind]
+    DECISION_KIND_ROLLBACK: _ClassVar[DecisionKind]
+    DECISION_KIND_PROMOTION: _ClassVar[DecisionKind]
+    DECISION_KIND_REFUSAL: _ClassVar[DecisionKind]
+    DECISION_KIND_POINTER_FLIP: _ClassVar[DecisionKind]
+    DECISION_KIND_EXPERIMENT: _ClassVar[DecisionKind]
+DECISION_KIND_UNSPECIFIED: DecisionKind
+DECISION_KIND_DEPLOY: DecisionKind
+DECISION_KIND_ROLLBACK: DecisionKind
+DECISION_KIND_PROMOTION: DecisionKind
+DECISION_KIND_REFUSAL: DecisionKind
+DECISION_KIND_POINTER_FLIP: DecisionKind
+DECISION_KIND_EXPERIMENT: DecisionKind
+
+class ModelPin(_message.Message):
+    __slots__ = ("name", "version", "digest", "layout_hash", "revision")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_HASH_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: int
+    digest: str
+    layout_hash: int
+    revision: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., layout_hash: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class ServingState(_message.Message):
+    __slots__ = ("pin", "previous")
+    PIN_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    pin: ModelPin
+    previous: ModelPin
+    def __init__(self, pin: _Optional[_Union[ModelPin, _Mapping]] = ..., previous: _Optional[_Union[ModelPin, _Mapping]] = ...) -> None: ...
+
+class Decision(_message.Message):
+    __slots__ = ("usecase", "kind", "reason", "actor", "time_us", "state")
+    USECASE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    TIME_US_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    usecase: str
+    kind: DecisionKind
+    reason: str
+    actor: str
+    time_us: int
+    state: ServingState
+    def __init__(self, usecase: _Optional[str] = ..., kind: _Optional[_Union[DecisionKind, str]] = ..., reason: _Optional[str] = ..., actor: _Optional[str] = ..., time_us: _Optional[int] = ..., state: _Optional[_Union[ServingState, _Mapping]] = ...) -> None: ...

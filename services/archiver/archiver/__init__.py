@@ -1,0 +1,1 @@
+"""Kafka to Delta Lake: each log record exactly once."""

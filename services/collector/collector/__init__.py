@@ -1,0 +1,1 @@
+"""Takes events over gRPC and puts them on Kafka."""

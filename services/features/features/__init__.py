@@ -1,0 +1,1 @@
+"""Kafka to packed feature rows online, exactly once."""

@@ -1,0 +1,1 @@
+"""Ranks over gRPC: features, Triton, re-rank, a ladder instead of failures."""
