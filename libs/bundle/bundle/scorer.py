@@ -1,0 +1,90 @@
+"""One ONNX graph in this process: ONNX Runtime on CPU."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from bundle.errors import AdmissionError, ScoringError
+
+FEATURES = "features"
+INT_FEATURES = "int_features"
+SCORE = "score"
+_ERRORS_ONLY = 3
+
+
+class OnnxScorer:
+    """Scores candidate rows with one graph. Thread-safe: ONNX Runtime sessions are; the GIL is free meanwhile.
+
+    Raises:
+        AdmissionError: ONNX Runtime cannot load the graph, or its inputs and outputs are not ours.
+    """
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY
+        try:
+            # From bytes: a graph cannot reach for a file beside it.
+            self._session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        except Exception as exc:  # ONNX Runtime raises a dozen unrelated types
+            raise AdmissionError(f"{path.name}: ONNX Runtime cannot load it ({exc}); export the model again") from exc
+        self._name = path.name
+        inputs = {i.name: i for i in self._session.get_inputs()}
+        outputs = {o.name: o for o in self._session.get_outputs()}
+        if not set(inputs) <= {FEATURES, INT_FEATURES} or FEATURES not in inputs or set(outputs) != {SCORE}:
+            raise AdmissionError(
+                f"{path.name}: inputs {sorted(inputs)} and outputs {sorted(outputs)}; expected `{FEATURES}`, "
+                f"perhaps `{INT_FEATURES}`, and `{SCORE}`"
+            )
+        _expect(path.name, inputs[FEATURES], "tensor(float)")
+        _expect(path.name, outputs[SCORE], "tensor(float)")
+        self.columns: int = int(inputs[FEATURES].shape[1])
+        self.int_columns: int = 0
+        if INT_FEATURES in inputs:
+            _expect(path.name, inputs[INT_FEATURES], "tensor(int64)")
+            self.int_columns = int(inputs[INT_FEATURES].shape[1])
+
+    def score(
+        self, features: npt.NDArray[np.float32], ints: npt.NDArray[np.int64] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Scores of n candidate rows.
+
+        Args:
+            features: float32 (n, F), the layout's float columns in order.
+            ints: int64 (n, K), the manifest's `int_names`; ignored by a graph that takes none.
+
+        Returns:
+            float32 (n,), a fresh array; may hold NaN if the graph gives it (callers that serve must check).
+
+        Raises:
+            ScoringError: wrong shape or type, or ONNX Runtime failed.
+        """
+        if features.ndim != 2 or features.shape[1] != self.columns or features.dtype != np.float32:
+            raise ScoringError(
+                f"{self._name}: features are {features.dtype} {features.shape}, expected float32 (n, {self.columns})"
+            )
+        feed: dict[str, npt.NDArray[np.generic]] = {FEATURES: features}
+        if self.int_columns:
+            if ints is None or ints.shape != (len(features), self.int_columns) or ints.dtype != np.int64:
+                found = "absent" if ints is None else f"{ints.dtype} {ints.shape}"
+                raise ScoringError(
+                    f"{self._name}: int_features are {found}, expected int64 ({len(features)}, {self.int_columns})"
+                )
+            feed[INT_FEATURES] = ints
+        if len(features) == 0:
+            return np.empty(0, np.float32)
+        try:
+            scores = np.asarray(self._session.run([SCORE], feed)[0])
+        except Exception as exc:  # ONNX Runtime raises a dozen unrelated types
+            raise ScoringError(f"{self._name}: ONNX Runtime failed ({exc})") from exc
+        if scores.shape != (len(features), 1) or scores.dtype != np.float32:
+            raise ScoringError(f"{self._name}: scores are {scores.dtype} {scores.shape}, expected float32 (n, 1)")
+        return scores[:, 0]
+
+
+def _expect(name: str, tensor: ort.NodeArg, kind: str) -> None:
+    if tensor.type != kind or len(tensor.shape) != 2 or not isinstance(tensor.shape[1], int):
+        raise AdmissionError(f"{name}: {tensor.name} is {tensor.type} {tensor.shape}, expected {kind} [rows, columns]")
