@@ -32,14 +32,14 @@ class TrainingWindow(_Frozen):
 class Manifest(_Frozen):
     """One model version: what it reads, what it was made of, how good it was, and the hash of every file."""
 
-    format: int = Field(1, description="version of this file's format")
+    format: int = Field(default=1, description="version of this file's format")
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$", description="the model's name, also Triton's")
     version: int = Field(ge=1)
     usecase: str
     revision: int = Field(ge=1, description="revision of the online rows that the model reads")
     layout_hash: int = Field(ge=0, lt=2**32)
     feature_names: tuple[str, ...] = Field(min_length=1, description="columns of input `features`, in order")
-    int_names: tuple[str, ...] = Field((), description="columns of input `int_features`, in order; may be empty")
+    int_names: tuple[str, ...] = Field(default=(), description="columns of input `int_features`, in order; may be empty")
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     window: TrainingWindow
