@@ -1,0 +1,207 @@
+"""What a process gets in one call: JSON logs, one metrics registry, /live /ready /metrics, signals, a drain budget."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCollector, ProcessCollector
+
+from servicekit import ports
+from servicekit.http import Endpoint, HttpServer
+from servicekit.settings import ProcessSettings
+
+# Libraries whose DEBUG and INFO lines hold record keys (user ids) or only noise.
+_QUIET: Final = ("kafka", "asyncio", "urllib3")
+
+
+class Readiness:
+    """Named conditions: ready when there is at least one, all hold, and the process is not draining. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._conditions: dict[str, bool] = {}
+        self._closed = False
+
+    def expect(self, *names: str) -> None:
+        """Name conditions that do not hold yet, so that the first to hold is not taken for all."""
+        with self._lock:
+            for name in names:
+                self._conditions.setdefault(name, False)
+
+    def set(self, name: str, holds: bool) -> None:
+        """Say whether a condition holds."""
+        with self._lock:
+            self._conditions[name] = holds
+
+    def close(self) -> None:
+        """Not ready from now on, whatever is set later."""
+        with self._lock:
+            self._closed = True
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the process wants traffic."""
+        with self._lock:
+            return not self._closed and bool(self._conditions) and all(self._conditions.values())
+
+    def conditions(self) -> Mapping[str, bool]:
+        """A copy of what is known, for /ready."""
+        with self._lock:
+            return dict(self._conditions) | ({"draining": False} if self._closed else {})
+
+
+class Budget:
+    """One monotonic budget for all steps of a shutdown."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._ends = clock() + seconds
+
+    def left_s(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self._ends - self._clock())
+
+
+class Kit:
+    """The running process's shared parts. Made by `start`, ended by `close` (or as a context manager)."""
+
+    def __init__(self, name: str, settings: ProcessSettings, http_port: int) -> None:
+        self.name = name
+        self.settings = settings
+        self.log: structlog.stdlib.BoundLogger = structlog.get_logger(name)
+        self.registry = CollectorRegistry()
+        self.stop = threading.Event()
+        self.ready = Readiness()
+        self._on_stop: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        Gauge(f"{name}_ready", "1 while the process wants traffic.", registry=self.registry).set_function(
+            lambda: float(self.ready.is_ready)
+        )
+        self._http = HttpServer(settings.bind, http_port, self)
+        self.http_port = self._http.port
+
+    def post(self, path: str, handler: Endpoint) -> None:
+        """Answer POST `path` with the JSON object that `handler()` returns; an error of its is 500 with its text.
+
+        Handlers run in the HTTP server's threads, one call of all handlers at a time.
+        """
+        self._http.post(path, handler)
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """Call `callback` (from another thread) when the process is asked to stop; at once if it already was."""
+        with self._lock:
+            if not self.stop.is_set():
+                self._on_stop.append(callback)
+                return
+        callback()
+
+    def request_stop(self, why: str) -> None:
+        """Ask the process to drain and end. Repeats change nothing."""
+        with self._lock:
+            if self.stop.is_set():
+                return
+            self.stop.set()
+            callbacks = list(self._on_stop)
+        self.log.info("stopping", why=why)
+        for callback in callbacks:
+            callback()
+
+    def drain(self, budget_s: float) -> Budget:
+        """Begin to drain: not ready from now on. All steps that follow share the returned budget."""
+        self.ready.close()
+        self.log.info("draining", budget_s=budget_s)
+        return Budget(budget_s)
+
+    def close(self) -> None:
+        """Stop the HTTP server, last of all. Idempotent."""
+        self._http.close()
+
+    def __enter__(self) -> "Kit":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def start(name: str, settings: ProcessSettings, *, signals: bool = True) -> Kit:
+    """Logs, metrics, HTTP endpoints and signal handling of the process `name`.
+
+    The HTTP port is `settings.metrics_port`, else the process's own of `contracts.md` plus the offset.
+    SIGTERM and SIGINT set `kit.stop`; a second one ends the process at once. `signals=False` leaves them alone (tests).
+
+    Raises:
+        OSError: the port is taken; the message names it.
+    """
+    configure_logs(name, settings.log_level)
+    http_port = settings.metrics_port if settings.metrics_port is not None else settings.port(ports.METRICS[name])
+    kit = Kit(name, settings, http_port)
+    if signals:
+        _handle_signals(kit)
+    kit.log.info("started", http_port=kit.http_port, env=settings.env, pid=os.getpid())
+    return kit
+
+
+def configure_logs(name: str, level: str) -> None:
+    """One JSON object a line on stderr, for structlog and for libraries that log through the standard library."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        lambda _logger, _method, event: {"service": name, **event},
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,  # a later configure (a test, a second kit) must take effect
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    handler.set_name("servicekit")
+    root = logging.getLogger()
+    root.handlers = [h for h in root.handlers if h.get_name() != "servicekit"] + [handler]
+    root.setLevel(level)
+    for library in _QUIET:
+        logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+
+
+def _handle_signals(kit: Kit) -> None:
+    """Set `kit.stop` from a thread of its own.
+
+    The handler itself only writes a byte: `Event.set` takes a lock that the interrupted main thread may hold in
+    `Event.wait`, and would wait for itself.
+    """
+    read_end, write_end = os.pipe()
+
+    def handle(signum: int, _frame: FrameType | None) -> None:
+        signal.signal(signum, signal.SIG_DFL)  # a second one ends the process at once
+        with contextlib.suppress(OSError):
+            os.write(write_end, bytes([signum]))
+
+    def watch() -> None:
+        while signum := os.read(read_end, 1):
+            kit.request_stop(signal.Signals(signum[0]).name)
+
+    threading.Thread(target=watch, name="signals", daemon=True).start()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, handle)
