@@ -1,0 +1,363 @@
+"""One use case as data: what people do, what we know of users and items, which features and models follow."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from definitions.durations import duration_us
+from definitions.errors import UseCaseError
+from definitions.events import COLUMN_TYPES, micros
+from definitions.features import (
+    ActionSet,
+    Affinity,
+    AffinityRate,
+    AffinityShare,
+    Attribute,
+    CandidateSeen,
+    Condition,
+    Feature,
+    LastK,
+    action_sets,
+)
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+DurationUs = Annotated[int, BeforeValidator(duration_us)]
+
+
+class Spec(BaseModel):
+    """A part of the file: frozen, and a key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=False)
+
+
+class Column(Spec):
+    """Where a field comes from: a file column or a constant."""
+
+    source: str | None = Field(None, alias="from")
+    const: str | int | float | None = None
+    unit: Literal["s", "ms", "us", "ns", "iso"] | None = Field(None, description="Of a time; iso: text, UTC if unsaid.")
+    split: str | None = Field(None, description="Separates several categories in one cell.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.source is None) == (self.const is None):
+            raise ValueError("give either `from` (a file column) or `const`")
+        return self
+
+
+def _column(value: object) -> object:
+    return {"from": value} if isinstance(value, str) else value
+
+
+Columns = Mapping[str, Annotated[Column, BeforeValidator(_column)]]
+
+
+class Label(Spec):
+    """Worth of an action: `weight` where the value reaches the bound, else 0."""
+
+    if_value_at_least: float | None = None
+    weight: float = 1.0
+
+
+def _label(value: object) -> object:
+    return {"weight": value} if isinstance(value, int | float) else value
+
+
+class Action(Spec):
+    """One thing that users do; its place in the list is `Interaction.action`."""
+
+    name: Name
+    label: Annotated[Label, BeforeValidator(_label)] = Label(weight=0)
+
+
+class AttributeSpec(Spec):
+    """Type of an attribute. `width`: how many codes of a `categories` attribute are kept."""
+
+    kind: Literal["number", "category", "categories", "text"]
+    width: int = Field(8, ge=1, le=64)
+
+
+def _attribute(value: object) -> object:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+class Attributes(Spec):
+    """What the catalogue says of users and of items."""
+
+    user: Mapping[Name, Annotated[AttributeSpec, BeforeValidator(_attribute)]] = {}
+    item: Mapping[Name, Annotated[AttributeSpec, BeforeValidator(_attribute)]] = {}
+
+
+class Seen(Spec):
+    """Consumed items that the user row remembers, for the seen-item filter."""
+
+    actions: tuple[Name, ...] = ()
+    last: int = Field(512, ge=1, le=8192)
+
+
+class Impressions(Spec):
+    """What is logged of each request."""
+
+    full_features: float = Field(1.0, ge=0, le=1, description="Share of requests that log all candidates' features.")
+
+
+class Candidates(Spec):
+    """Retrieval: sources in order, and how many candidates are ranked."""
+
+    sources: tuple[Name, ...] = ("popular",)
+    limit: int = Field(500, ge=1, le=2000)
+
+
+class Models(Spec):
+    """Models to train, simplest first, and the one of the `LOCAL_MODEL` rung."""
+
+    ladder: tuple[Name, ...] = ("lr", "lightgbm")
+    fallback: Name = "lr"
+
+    @model_validator(mode="after")
+    def _fallback_on_ladder(self) -> Self:
+        if self.fallback not in self.ladder:
+            raise ValueError(f"fallback {self.fallback!r} is not on the ladder; add it there")
+        return self
+
+
+class MaxShare(Spec):
+    """At most `share` of a list has the same value of the item attribute `by`."""
+
+    by: Name
+    share: float = Field(gt=0, le=1)
+
+
+class Rerank(Spec):
+    """One re-rank rule."""
+
+    max_share: MaxShare
+
+
+class Task(Spec):
+    """The machine-learning task, and the metrics that decide."""
+
+    type: Literal["classification", "regression", "ranking"] = "classification"
+    primary: Name = "gauc"
+    guards: tuple[Name, ...] = ("auc", "logloss", "calibration")
+
+
+class Target(Spec):
+    """Which events are examples and which of them are positive; empty: from the actions' labels."""
+
+    examples: tuple[Name, ...] = ()
+    positive: ActionSet = {}
+    window_us: DurationUs = Field(1_800_000_000, alias="window", description="Attribution: how long a label may take.")
+
+
+class Negatives(Spec):
+    """Where negative examples come from; `keep` is undone by q / (q + (1 - q) / keep)."""
+
+    source: Literal["events", "impressions", "in_batch", "uniform", "popularity"] = "events"
+    keep: float = Field(1.0, gt=0, le=1)
+
+
+class Encoding(Spec):
+    """How a column enters a model."""
+
+    kind: Literal["category", "number"]
+    encode: Literal["embedding", "one_hot", "hashing", "native", "none"] = "none"
+    missing: Literal["own_code", "indicator", "native_nan", "train_median"] = "own_code"
+
+
+class UseCase(Spec):
+    """One file of `usecases/`: everything else is derived from it."""
+
+    name: Name = Field(alias="usecase")
+    columns: Columns = {}
+    item_columns: Columns = Field({}, description="`item_id` and attributes; absent: columns of the same names.")
+    user_columns: Columns = Field({}, description="`user_id` and attributes; absent: columns of the same names.")
+    actions: tuple[Action, ...] = Field(min_length=1)
+    attributes: Attributes = Attributes()
+    category: str | None = Field(None, pattern=r"^item\.[a-z][a-z0-9_-]*$", description="Stamped on events.")
+    seen: Seen = Seen()
+    dedupe_offsets: int = Field(2**20, ge=1, description="How far back a repeated event_id is recognised.")
+    impressions: Impressions = Impressions()
+    features: tuple[Feature, ...] = ()
+    candidates: Candidates = Candidates()
+    task: Task = Task()
+    label: Target = Target()
+    objective: Literal["cross_entropy", "pairwise", "lambdarank", "in_batch_softmax", "mse", "mae"] = "cross_entropy"
+    heads: Mapping[Name, float] = {}
+    negatives: Negatives = Negatives()
+    encodings: Mapping[Name, Encoding] = {}
+    models: Models = Models()
+    rerank: tuple[Rerank, ...] = ()
+    slo: Mapping[Name, float] = {}
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names by code."""
+        return tuple(action.name for action in self.actions)
+
+    @property
+    def category_attribute(self) -> str | None:
+        """The item attribute whose (first) code is an item's main category."""
+        return None if self.category is None else self.category.removeprefix("item.")
+
+    def action_code(self, name: str) -> int:
+        """Code of an action; ValueError if the use case has no such action."""
+        if name not in self.action_names:
+            raise ValueError(f"action {name!r} is unknown; use one of {', '.join(self.action_names)}")
+        return self.action_names.index(name)
+
+    def label_weights(self, action: npt.NDArray[np.uint32], value: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Label weight of each event, (n,): the action's weight where its condition on the value holds, else 0."""
+        weights = np.zeros(len(action))
+        for code, spec in enumerate(self.actions):
+            condition = Condition(if_value_at_least=spec.label.if_value_at_least)
+            weights[(action == code) & _reaches(value, condition)] = spec.label.weight
+        return weights
+
+    def is_example(self, action: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+        """Which events are examples, (n,) bool: actions of `label.examples`, or those with a positive label."""
+        names = self.label.examples or tuple(self.positive_actions())
+        return np.isin(action, [self.action_code(name) for name in names])
+
+    def is_positive(self, action: npt.NDArray[np.uint32], value: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Which events are positive, (n,) bool."""
+        positive = np.zeros(len(action), bool)
+        for name, condition in self.positive_actions().items():
+            positive |= (action == self.action_code(name)) & _reaches(value, condition)
+        return positive
+
+    def positive_actions(self) -> Mapping[str, Condition]:
+        """`label.positive`, or what the actions' labels say where that is empty."""
+        return self.label.positive or {
+            action.name: Condition(if_value_at_least=action.label.if_value_at_least)
+            for action in self.actions
+            if action.label.weight > 0
+        }
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        _unique("actions", self.action_names)
+        _unique("features", tuple(feature.name for feature in self.features))
+        for where, name in [("seen.actions", name) for name in self.seen.actions] + [
+            ("label.examples", name) for name in self.label.examples
+        ]:
+            self._known_action(where, name)
+        for name in self.label.positive:
+            self._known_action("label.positive", name)
+        for feature in self.features:
+            for field, names in action_sets(feature):
+                for name in names:
+                    self._known_action(f"feature {feature.name}: {field}", name)
+            self._check_reference(feature)
+        self._check_columns()
+        attribute = self.category_attribute
+        if attribute is not None and self._kind("item", attribute) not in ("category", "categories"):
+            raise ValueError(f"category: item.{attribute} is no category attribute; declare it under attributes.item")
+        for rule in self.rerank:
+            if self._kind("item", rule.max_share.by) not in ("category", "categories"):
+                raise ValueError(f"rerank: max_share.by {rule.max_share.by!r} is no category attribute of items")
+        return self
+
+    def _known_action(self, where: str, name: str) -> None:
+        if name not in self.action_names:
+            raise ValueError(f"{where}: action {name!r} is unknown; use one of {', '.join(self.action_names)}")
+
+    def _kind(self, owner: str, attribute: str) -> str | None:
+        specs = self.attributes.user if owner == "user" else self.attributes.item
+        return specs[attribute].kind if attribute in specs else None
+
+    def _check_reference(self, feature: Feature) -> None:
+        """What a feature points at must be there, and be of the right kind."""
+        if isinstance(feature, Attribute):
+            kind = self._kind(feature.of, feature.source)
+            if kind is None or kind == "text":
+                raise ValueError(
+                    f"feature {feature.name}: `from: {feature.source}` is no number or category attribute of "
+                    f"{feature.of}s; declare it under attributes.{feature.of}"
+                )
+        wanted: dict[str, type[LastK | Affinity]] = {}
+        if isinstance(feature, AffinityShare | AffinityRate):
+            wanted = {feature.table: Affinity}
+            if self.category is None:
+                raise ValueError(f"feature {feature.name} compares categories; declare `category: item.<attribute>`")
+        elif isinstance(feature, CandidateSeen):
+            wanted = {feature.history: LastK}
+        for name, kind_wanted in wanted.items():
+            if not any(other.name == name and isinstance(other, kind_wanted) for other in self.features):
+                raise ValueError(f"feature {feature.name}: there is no {kind_wanted.__name__} feature named {name!r}")
+
+    def _check_columns(self) -> None:
+        fields = COLUMN_TYPES.keys() - {"partition", "offset", "timestamp_us"}
+        for owner, columns, allowed in (
+            ("columns", self.columns, fields),
+            ("item_columns", self.item_columns, {"item_id", *self.attributes.item}),
+            ("user_columns", self.user_columns, {"user_id", *self.attributes.user}),
+        ):
+            for field in columns:
+                if field not in allowed:
+                    raise ValueError(f"{owner}: {field!r} is no field; use one of {', '.join(sorted(allowed))}")
+        action = self.columns.get("action")
+        if action is not None and action.const is not None:
+            self._known_action("columns.action.const", str(action.const))
+
+
+def _reaches(value: npt.NDArray[np.float32], condition: Condition) -> npt.NDArray[np.bool_]:
+    bound = condition.bound_micros
+    return np.ones(len(value), bool) if bound is None else micros(value) >= bound
+
+
+def _unique(where: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{where}: {name!r} is there twice; rename one")
+
+
+def load_usecase(path: Path) -> UseCase:
+    """Read one file.
+
+    Raises:
+        UseCaseError: the file is missing, no YAML, or wrong; every problem with its field and remedy.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UseCaseError(f"{path}: cannot be read: {exc}; give the path of a use-case YAML file") from exc
+    except yaml.YAMLError as exc:
+        raise UseCaseError(f"{path}: no valid YAML: {exc}") from exc
+    if not isinstance(content, dict):
+        raise UseCaseError(f"{path}: must be a mapping that begins with `usecase: <name>`")
+    try:
+        return UseCase.model_validate(content)
+    except ValidationError as exc:
+        problems = "\n".join(_problem(tuple(error["loc"]), error["msg"]) for error in exc.errors())
+        raise UseCaseError(f"{path}: {exc.error_count()} problem(s):\n{problems}") from exc
+
+
+def _problem(place: tuple[int | str, ...], message: str) -> str:
+    where = ".".join(str(part) for part in place) or "the file"
+    if message == "Extra inputs are not permitted":
+        message = "there is no such key; remove it or correct its spelling"
+    return f"  {where}: {message.removeprefix('Value error, ')}"
+
+
+def find_usecase(name_or_path: str, folder: Path) -> UseCase:
+    """A use case by its name (`<folder>/<name>.yaml`) or by the path of its file.
+
+    Raises:
+        UseCaseError: neither is there, or the file is wrong.
+    """
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        return load_usecase(Path(name_or_path))
+    path = folder / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
+        raise UseCaseError(f"use case {name_or_path!r} is unknown: {path} is missing; known: {known}")
+    usecase = load_usecase(path)
+    if usecase.name != name_or_path:
+        raise UseCaseError(f"{path}: usecase: is {usecase.name!r}; it must be the file's name, {name_or_path!r}")
+    return usecase
