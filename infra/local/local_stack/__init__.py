@@ -1,1 +1,1 @@
-"""Starts, probes and stops the whole topology natively."""
+"""Starts, probes and stops the whole topology natively: real servers or embedded ones, then our own services."""

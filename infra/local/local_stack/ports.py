@@ -1,0 +1,79 @@
+"""Port maths: the ports of `contracts.md` plus an offset, free ports for tests, and who holds a busy one."""
+
+import socket
+from dataclasses import dataclass, fields
+
+import psutil
+
+MAX_OFFSET = 900
+STEP = 100
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Every port of one stack, on the loopback interface."""
+
+    kafka: int = 9092
+    kafka_controller: int = 9093
+    cassandra: int = 9042
+    cassandra_storage: int = 7000
+    valkey: int = 6379
+    triton_http: int = 8000
+    triton_grpc: int = 8001
+    triton_metrics: int = 8002
+    gateway: int = 50051
+    collector: int = 50052
+    gateway_metrics: int = 9101
+    collector_metrics: int = 9102
+    features_metrics: int = 9103
+    archiver_metrics: int = 9104
+
+    @classmethod
+    def at(cls, offset: int) -> "Ports":
+        """The ports at `offset`; ValueError unless it is a multiple of 100 from 0 to 900."""
+        if offset % STEP or not 0 <= offset <= MAX_OFFSET:
+            raise ValueError(f"MILLRACE_PORT_OFFSET is {offset}: take a multiple of {STEP} from 0 to {MAX_OFFSET}")
+        return cls(**{field.name: getattr(cls, field.name) + offset for field in fields(cls)})
+
+    @classmethod
+    def free(cls) -> "Ports":
+        """Ports that nobody listens on at this moment: for servers that tests start alone."""
+        names = [field.name for field in fields(cls)]
+        held = [socket.socket() for _ in names]
+        try:
+            for each in held:
+                each.bind(("127.0.0.1", 0))
+            return cls(**{name: each.getsockname()[1] for name, each in zip(names, held, strict=True)})
+        finally:
+            for each in held:
+                each.close()
+
+    def all(self) -> dict[str, int]:
+        """Name to port."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on `port` of the loopback interface now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is no holder
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def holder(port: int) -> str:
+    """Who listens on `port`, in words: "redis-server (pid 77)"; "an unknown process" where the system does not say."""
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.AccessDenied:
+        return "an unknown process (not ours to see)"
+    for connection in connections:
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            try:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+            except psutil.Error:
+                break
+    return "an unknown process"

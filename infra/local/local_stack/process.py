@@ -1,0 +1,148 @@
+"""Starts and stops one process of the stack: own process group, output in a file, identity in `run/<name>.json`."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from local_stack.component import Component
+from local_stack.errors import StartFailed
+from local_stack.home import Home
+from local_stack.probes import Probe, wait
+
+_TAIL_LINES = 25
+_CLOCK_SLACK_S = 0.05  # psutil derives the start time from clock ticks of 10 ms
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """What is kept of a started process. Pid and start time must both match: pids are used again."""
+
+    name: str
+    pid: int
+    started_at: float  # seconds since the epoch, as the kernel says
+    wave: int
+    ports: dict[str, int]
+    probe: Probe
+    stop_s: float
+    log: str
+
+    @classmethod
+    def read(cls, path: Path) -> "RunFile":
+        """The file's content; ValueError if it is not one of ours."""
+        try:
+            content = json.loads(path.read_text())
+            return cls(**{**content, "probe": Probe(**content["probe"])})
+        except (TypeError, KeyError, ValueError) as exc:
+            raise ValueError(f"{path} is not a run file ({exc}): remove it") from exc
+
+    def write(self, folder: Path) -> None:
+        """Keep it as `<name>.json`, whole or not at all."""
+        aside = folder / f".{self.name}.json.tmp"
+        aside.write_text(json.dumps(asdict(self), indent=1))
+        aside.rename(folder / f"{self.name}.json")
+
+    def process(self) -> psutil.Process | None:
+        """The living process, or None if it ended (or its pid is now another's)."""
+        try:
+            process = psutil.Process(self.pid)
+            if (
+                process.status() == psutil.STATUS_ZOMBIE
+                or abs(process.create_time() - self.started_at) > _CLOCK_SLACK_S
+            ):
+                return None
+        except psutil.NoSuchProcess:
+            return None
+        return process
+
+    def tail(self) -> str:
+        """The last lines of its output."""
+        path = Path(self.log)
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        return "\n".join(lines[-_TAIL_LINES:])
+
+
+_children: dict[int, subprocess.Popen[bytes]] = {}  # ours to reap, when the process that starts also stops
+
+
+def start(component: Component, home: Home, inherited: Mapping[str, str]) -> RunFile:
+    """Prepare and start `component`; it is not ready yet. Its earlier log is kept as `<name>.log.1`."""
+    component.prepare()
+    log = home.log / f"{component.name}.log"
+    if log.exists():
+        log.replace(log.with_suffix(".log.1"))
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            component.command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**inherited, **component.environment()},
+            cwd=home.run,
+            start_new_session=True,
+        )
+    _children[child.pid] = child
+    run = RunFile(
+        name=component.name,
+        pid=child.pid,
+        started_at=psutil.Process(child.pid).create_time(),
+        wave=component.wave,
+        ports=dict(component.ports),
+        probe=component.probe,
+        stop_s=component.stop_s,
+        log=str(log),
+    )
+    run.write(home.run)
+    return run
+
+
+def await_ready(run: RunFile, start_s: float) -> None:
+    """Wait for the probe; StartFailed when the process ended or the time is up, with the tail of its log."""
+    reason = wait(run.probe, start_s, alive=lambda: run.process() is not None)
+    if reason is not None:
+        late = "" if reason == "it ended" else f" within {start_s:.0f} s"
+        raise StartFailed(f"{run.name} is not ready{late}: {reason}. End of {run.log}:\n{run.tail()}")
+
+
+def stop(run: RunFile, home: Home) -> bool:
+    """End the process and its whole group; True if it ended within its budget, False if it had to be killed."""
+    in_time = True
+    if (process := run.process()) is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(run.pid, signal.SIGTERM)
+        in_time = _ended(run, run.stop_s)
+        if not in_time:
+            process.kill()
+    _kill_group(run)
+    _ended(run, 10.0)
+    if (child := _children.pop(run.pid, None)) is not None:
+        child.wait(timeout=10)
+    (home.run / f"{run.name}.json").unlink(missing_ok=True)
+    return in_time
+
+
+def _ended(run: RunFile, budget_s: float) -> bool:
+    deadline = time.monotonic() + budget_s
+    while run.process() is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _kill_group(run: RunFile) -> None:
+    """Kill what is left of the session that the process led. Its id cannot be another's while a member lives."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if abs(psutil.Process(run.pid).create_time() - run.started_at) > _CLOCK_SLACK_S:
+            return  # the pid is another process's now, so our session is empty
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) == run.pid:
+                os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,71 @@
+"""Reads `infra/kafka/topics.yaml` and creates what is missing."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from local_stack.errors import DeclarationError, StackError
+
+USECASE = "<usecase>"
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic as declared: its name, partitions and Kafka's own settings."""
+
+    name: str
+    partitions: int
+    settings: dict[str, str]
+
+
+def declared_topics(path: Path, usecases: Sequence[str]) -> list[Topic]:
+    """The topics of `path`, those that name `<usecase>` once for each use case.
+
+    Raises:
+        DeclarationError: the file is missing or malformed; names the entry.
+    """
+    try:
+        document: dict[str, Any] = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as exc:
+        raise DeclarationError(f"{path}: {exc}") from exc
+    topics = []
+    for template, entry in document["topics"].items():
+        names = [template.replace(USECASE, usecase) for usecase in usecases] if USECASE in template else [template]
+        try:
+            settings = {
+                key: str(value) for key, value in (document.get("defaults", {}) | entry.get("config", {})).items()
+            }
+            topics += [Topic(name, int(entry["partitions"]), settings) for name in names]
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
+            raise DeclarationError(f"{path}: topic {template}: {exc!r}") from exc
+    return topics
+
+
+def create_topics(bootstrap: str, topics: Sequence[Topic]) -> list[str]:
+    """Create those that are missing and return their names; an existing topic keeps its settings."""
+    from kafka.admin import KafkaAdminClient
+    from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+        try:
+            existing = set(admin.list_topics())
+            missing = {
+                topic.name: {"num_partitions": topic.partitions, "replication_factor": 1, "configs": topic.settings}
+                for topic in topics
+                if topic.name not in existing
+            }
+            if missing:
+                admin.create_topics(missing, wait_for_metadata=True)
+        finally:
+            admin.close()
+    except TopicAlreadyExistsError:  # another process was faster
+        return []
+    except KafkaError as exc:
+        raise StackError(f"the topics could not be created at {bootstrap}: {type(exc).__name__}: {exc}") from exc
+    return sorted(missing)
