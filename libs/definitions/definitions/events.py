@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 UNITS_PER_VALUE = 1_000_000  # sums and last-k values are int64 multiples of 1e-6, so that partials merge exactly
-MAX_ABS_VALUE = 1e9  # an event's value beyond it is a bad record: 9,000 such events would overflow a sum
+MAX_ABS_VALUE = 1e9  # a larger one is a bad record: a sum holds at least 9,000 such events in its int64
 
 COLUMN_TYPES: dict[str, type[np.generic]] = {
     "event_id": np.uint64,

@@ -46,7 +46,7 @@ class Prior(_Spec):
     """(num + weight * mean) / (den + weight); weight 0 and no events give 0."""
 
     mean: float = 0.0
-    weight: float = Field(0.0, ge=0)
+    weight: float = Field(default=0.0, ge=0)
 
 
 class _Feature(_Spec):
@@ -156,7 +156,7 @@ class Affinity(_Feature):
     positive: ActionSet
     k: int = Field(ge=1, le=256)
     half_life_us: DurationUs = Field(alias="half_life")
-    ttl_us: DurationUs | None = Field(None, alias="ttl")
+    ttl_us: DurationUs | None = Field(default=None, alias="ttl")
 
 
 class AffinityShare(_Feature):

@@ -38,10 +38,12 @@ class Spec(BaseModel):
 class Column(Spec):
     """Where a field comes from: a file column or a constant."""
 
-    source: str | None = Field(None, alias="from")
+    source: str | None = Field(default=None, alias="from")
     const: str | int | float | None = None
-    unit: Literal["s", "ms", "us", "ns", "iso"] | None = Field(None, description="Of a time; iso: text, UTC if unsaid.")
-    split: str | None = Field(None, description="Separates several categories in one cell.")
+    unit: Literal["s", "ms", "us", "ns", "iso"] | None = Field(
+        default=None, description="Of a time; iso: text, UTC if unsaid."
+    )
+    split: str | None = Field(default=None, description="Separates several categories in one cell.")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -79,7 +81,7 @@ class AttributeSpec(Spec):
     """Type of an attribute. `width`: how many codes of a `categories` attribute are kept."""
 
     kind: Literal["number", "category", "categories", "text"]
-    width: int = Field(8, ge=1, le=64)
+    width: int = Field(default=8, ge=1, le=64)
 
 
 def _attribute(value: object) -> object:
@@ -97,20 +99,22 @@ class Seen(Spec):
     """Consumed items that the user row remembers, for the seen-item filter."""
 
     actions: tuple[Name, ...] = ()
-    last: int = Field(512, ge=1, le=8192)
+    last: int = Field(default=512, ge=1, le=8192)
 
 
 class Impressions(Spec):
     """What is logged of each request."""
 
-    full_features: float = Field(1.0, ge=0, le=1, description="Share of requests that log all candidates' features.")
+    full_features: float = Field(
+        default=1.0, ge=0, le=1, description="Share of requests that log all candidates' features."
+    )
 
 
 class Candidates(Spec):
     """Retrieval: sources in order, and how many candidates are ranked."""
 
     sources: tuple[Name, ...] = ("popular",)
-    limit: int = Field(500, ge=1, le=2000)
+    limit: int = Field(default=500, ge=1, le=2000)
 
 
 class Models(Spec):
@@ -152,14 +156,16 @@ class Target(Spec):
 
     examples: tuple[Name, ...] = ()
     positive: ActionSet = {}
-    window_us: DurationUs = Field(1_800_000_000, alias="window", description="Attribution: how long a label may take.")
+    window_us: DurationUs = Field(
+        default=1_800_000_000, alias="window", description="Attribution: how long a label may take."
+    )
 
 
 class Negatives(Spec):
     """Where negative examples come from; `keep` is undone by q / (q + (1 - q) / keep)."""
 
     source: Literal["events", "impressions", "in_batch", "uniform", "popularity"] = "events"
-    keep: float = Field(1.0, gt=0, le=1)
+    keep: float = Field(default=1.0, gt=0, le=1)
 
 
 class Encoding(Spec):
@@ -175,13 +181,17 @@ class UseCase(Spec):
 
     name: Name = Field(alias="usecase")
     columns: Columns = {}
-    item_columns: Columns = Field({}, description="`item_id` and attributes; absent: columns of the same names.")
-    user_columns: Columns = Field({}, description="`user_id` and attributes; absent: columns of the same names.")
+    item_columns: Columns = Field(
+        default={}, description="`item_id` and attributes; absent: columns of the same names."
+    )
+    user_columns: Columns = Field(
+        default={}, description="`user_id` and attributes; absent: columns of the same names."
+    )
     actions: tuple[Action, ...] = Field(min_length=1)
     attributes: Attributes = Attributes()
-    category: str | None = Field(None, pattern=r"^item\.[a-z][a-z0-9_-]*$", description="Stamped on events.")
+    category: str | None = Field(default=None, pattern=r"^item\.[a-z][a-z0-9_-]*$", description="Stamped on events.")
     seen: Seen = Seen()
-    dedupe_offsets: int = Field(2**20, ge=1, description="How far back a repeated event_id is recognised.")
+    dedupe_offsets: int = Field(default=2**20, ge=1, description="How far back a repeated event_id is recognised.")
     impressions: Impressions = Impressions()
     features: tuple[Feature, ...] = ()
     candidates: Candidates = Candidates()

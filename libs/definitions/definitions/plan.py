@@ -1,0 +1,203 @@
+"""What is stored of each user and item, and how each model column is read from it: the parts of a `Layout`."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from definitions.features import Prior
+
+FORMAT_VERSION = 1
+BLOCK = 16  # newest events of a user, kept apart so that a reader can leave out those at or after its t
+
+Selector = tuple[tuple[int, int | None], ...]
+"""Which events count: (action code, least value in 1e-6 units or None), by code."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What one tile or total adds up: matching events, or their values in 1e-6 units."""
+
+    selector: Selector
+    is_sum: bool
+
+
+@dataclass(frozen=True)
+class TileClass:
+    """All tiles of one length on one side; `keep_us` is the longest window read from them."""
+
+    hop_us: int
+    keep_us: int
+    measures: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Decay:
+    """A sum in which each event weighs 2^(-age / half_life)."""
+
+    selector: Selector
+    is_sum: bool
+    half_life_us: int
+
+
+@dataclass(frozen=True)
+class History:
+    """The newest k events that match."""
+
+    selector: Selector
+    k: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """Decayed weights of the k strongest categories, over all matching events and over the positive ones."""
+
+    selector: Selector
+    positive: Selector
+    half_life_us: int
+    k: int
+
+
+@dataclass(frozen=True)
+class CodeSlots:
+    """An attribute's category codes: `width` columns from `start` in the side's codes."""
+
+    start: int
+    width: int
+
+
+@dataclass(frozen=True)
+class WindowSum:
+    """One measure over one window. `window_us` None: since ever, from the total; else tiles of `tile_column`."""
+
+    measure: int
+    window_us: int | None
+    tile_column: int
+    hop_us: int
+
+
+@dataclass(frozen=True)
+class WindowColumn:
+    """count, sum (den None: num / scale), mean or rate, of two `WindowSum`s."""
+
+    position: int
+    num: int
+    den: int | None
+    scale: float
+    prior: Prior
+    ttl_us: int | None
+
+
+@dataclass(frozen=True)
+class DecayedColumn:
+    """The same of two `Decay`s."""
+
+    position: int
+    num: int
+    den: int | None
+    scale: float
+    prior: Prior
+    ttl_us: int | None
+
+
+@dataclass(frozen=True)
+class RecencyColumn:
+    """Seconds since the newest event of a selector, capped."""
+
+    position: int
+    recency: int
+    cap_us: int
+    ttl_us: int | None
+
+
+@dataclass(frozen=True)
+class NumberColumn:
+    """A number attribute or its default."""
+
+    position: int
+    number: int
+    default: float
+
+
+@dataclass(frozen=True)
+class TableColumn:
+    """Share (prior None) or rate of the candidate's category in a table."""
+
+    position: int
+    table: int
+    prior: Prior | None
+    ttl_us: int | None
+
+
+@dataclass(frozen=True)
+class SeenColumn:
+    """Is the candidate in a history."""
+
+    position: int
+    history: int
+
+
+@dataclass(frozen=True)
+class HistoryInts:
+    """Where a history's k ids begin among the user ints; its k values follow."""
+
+    start: int
+    history: int
+    k: int
+
+
+@dataclass(frozen=True)
+class CodeInts:
+    """Where a side's codes go among its ints."""
+
+    start: int
+    codes: CodeSlots
+
+
+@dataclass(frozen=True)
+class ContextInt:
+    """Where a code of the request goes among the user ints."""
+
+    start: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is stored of each user, or of each item, and the float columns read from it alone.
+
+    Positions are those of `Layout.feature_names`. Tile columns are counted through the classes, in order.
+    """
+
+    measures: tuple[Measure, ...]
+    classes: tuple[TileClass, ...]
+    decays: tuple[Decay, ...]
+    recencies: tuple[Selector, ...]
+    histories: tuple[History, ...]
+    tables: tuple[Table, ...]
+    numbers: tuple[str, ...]
+    codes: Mapping[str, CodeSlots]
+    sums: tuple[WindowSum, ...]
+    window_columns: tuple[WindowColumn, ...]
+    decayed_columns: tuple[DecayedColumn, ...]
+    recency_columns: tuple[RecencyColumn, ...]
+    number_columns: tuple[NumberColumn, ...]
+
+    @property
+    def tile_columns(self) -> tuple[tuple[int, TileClass], ...]:
+        """(measure, class) of each tile column."""
+        return tuple((measure, tiles) for tiles in self.classes for measure in tiles.measures)
+
+    @property
+    def code_width(self) -> int:
+        """Number of code columns."""
+        return sum(slots.width for slots in self.codes.values())
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Places of this side's float columns among the layout's, ascending."""
+        columns: tuple[Iterable[WindowColumn | DecayedColumn | RecencyColumn | NumberColumn], ...] = (
+            self.window_columns,
+            self.decayed_columns,
+            self.recency_columns,
+            self.number_columns,
+        )
+        return tuple(sorted(column.position for part in columns for column in part))
