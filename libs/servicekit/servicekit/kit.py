@@ -29,6 +29,7 @@ class Readiness:
         self._lock = threading.Lock()
         self._conditions: dict[str, bool] = {}
         self._closed = False
+        self._watchers: list[Callable[[bool], None]] = []
 
     def expect(self, *names: str) -> None:
         """Name conditions that do not hold yet, so that the first to hold is not taken for all."""
@@ -40,11 +41,19 @@ class Readiness:
         """Say whether a condition holds."""
         with self._lock:
             self._conditions[name] = holds
+        self._tell()
 
     def close(self) -> None:
         """Not ready from now on, whatever is set later."""
         with self._lock:
             self._closed = True
+        self._tell()
+
+    def watch(self, callback: Callable[[bool], None]) -> None:
+        """Call `callback(is_ready)` now and after each change, from whichever thread made it."""
+        with self._lock:
+            self._watchers.append(callback)
+        callback(self.is_ready)
 
     @property
     def is_ready(self) -> bool:
@@ -55,7 +64,13 @@ class Readiness:
     def conditions(self) -> Mapping[str, bool]:
         """A copy of what is known, for /ready."""
         with self._lock:
-            return dict(self._conditions) | ({"draining": False} if self._closed else {})
+            return dict(self._conditions) | ({"not draining": False} if self._closed else {})
+
+    def _tell(self) -> None:
+        with self._lock:
+            watchers = list(self._watchers)
+        for watcher in watchers:
+            watcher(self.is_ready)
 
 
 class Budget:
@@ -80,7 +95,7 @@ class Kit:
         self.registry = CollectorRegistry()
         self.stop = threading.Event()
         self.ready = Readiness()
-        self._on_stop: list[Callable[[], None]] = []
+        self._on_stop: list[Callable[[], object]] = []
         self._lock = threading.Lock()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
@@ -97,7 +112,7 @@ class Kit:
         """
         self._http.post(path, handler)
 
-    def on_stop(self, callback: Callable[[], None]) -> None:
+    def on_stop(self, callback: Callable[[], object]) -> None:
         """Call `callback` (from another thread) when the process is asked to stop; at once if it already was."""
         with self._lock:
             if not self.stop.is_set():

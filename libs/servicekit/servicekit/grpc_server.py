@@ -1,0 +1,277 @@
+"""A grpc.aio server as every service runs it: health, reflection, metrics, limits, no INTERNAL for bad bytes, drain."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Final, NoReturn
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import Counter, Histogram
+
+from servicekit.kit import Budget, Kit
+
+MAX_MESSAGE_BYTES: Final = 256 * 1024
+MAX_CONCURRENT_STREAMS: Final = 1_000  # a connection; the next call on it waits in the client
+# From NOT_SERVING to the last accepted call; in Kubernetes preStop has waited before it.
+ROUTING_WAIT_S: Final = 0.2
+PUSH_BACK_MS: Final = 200  # how long a shed caller should keep away
+
+# The ranking deadlines (50, 150 ms) and the freshness budget (1 s) are edges.
+_BUCKETS_MS: Final = (0.5, 1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 250, 500, 1_000, 2_500, 5_000, 10_000)
+
+Register = Callable[[grpc.aio.Server], Sequence[str]]
+Behaviour = Callable[[Any, Any], Any]
+
+
+async def serve(
+    kit: Kit,
+    register: Register,
+    port: int,
+    *,
+    drain_s: float,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    on_listening: Callable[[int], None] | None = None,
+) -> Budget:
+    """Serve until `kit.stop`, then drain: NOT_SERVING, a moment for routing, no new calls, the running ones finish.
+
+    `register(server)` adds the servicers and returns the full names of their services. Health is SERVING while
+    `kit.ready` is. Port 0 takes a free one; `on_listening` is told which.
+
+    Returns:
+        What is left of `drain_s`, for the caller to flush in.
+
+    Raises:
+        OSError: the port is taken; the message names it.
+    """
+    server = GrpcServer(kit, register, port, max_message_bytes=max_message_bytes)
+    await server.start()
+    if on_listening is not None:
+        on_listening(server.port)
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    kit.on_stop(lambda: loop.call_soon_threadsafe(stopping.set))
+    await stopping.wait()
+    return await server.drain(drain_s)
+
+
+class GrpcServer:
+    """The server of `serve`, for callers that start and drain it themselves (tests)."""
+
+    def __init__(self, kit: Kit, register: Register, port: int, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self._kit = kit
+        self._draining = asyncio.Event()
+        self._server = grpc.aio.server(
+            interceptors=[_Guard(kit, self._draining)],
+            options=[
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_send_message_length", -1),  # the caller's limit is the caller's
+                ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
+                ("grpc.so_reuseport", 0),  # else a second process shares the port silently
+                # Clients ping each second to notice a stopped peer; refusing would be GOAWAY.
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 900),
+                ("grpc.http2.max_ping_strikes", 0),
+            ],
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._services = [*register(self._server), health.SERVICE_NAME]
+        reflection.enable_server_reflection([*self._services, reflection.SERVICE_NAME], self._server)
+        address = f"{kit.settings.bind}:{port}"
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError as exc:
+            raise OSError(f"gRPC port {address}: cannot listen; free it or set MILLRACE_PORT_OFFSET") from exc
+
+    async def start(self) -> None:
+        """Listen. Health follows `kit.ready` from now on."""
+        loop = asyncio.get_running_loop()
+        tasks: set[asyncio.Task[None]] = set()
+
+        def publish() -> None:
+            task = loop.create_task(self._publish_health())
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        await self._server.start()
+
+        def on_change(_: bool) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(publish)
+
+        self._kit.ready.watch(on_change)
+        self._kit.log.info("serving", grpc_port=self.port)
+
+    async def drain(self, drain_s: float) -> Budget:
+        """Refuse new calls, let the running ones finish, all within `drain_s`; returns what is left of it."""
+        budget = self._kit.drain(drain_s)
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(min(ROUTING_WAIT_S, budget.left_s()))
+        self._draining.set()
+        await self._server.stop(budget.left_s())
+        return budget
+
+    async def _publish_health(self) -> None:
+        status = health_pb2.HealthCheckResponse.ServingStatus
+        now = status.SERVING if self._kit.ready.is_ready else status.NOT_SERVING
+        for service in ("", *self._services):
+            await self._health.set(service, now)
+
+
+class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyped
+    """Around every method: parses the bytes itself, counts, times, and turns what nobody caught into INTERNAL."""
+
+    def __init__(self, kit: Kit, draining: asyncio.Event) -> None:
+        self._log = kit.log
+        self._draining = draining
+        self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
+        self._requests = Counter(f"{kit.name}_requests", "Finished calls.", ["method", "code"], registry=kit.registry)
+        self._seconds = Histogram(
+            f"{kit.name}_request_seconds",
+            "Time from a call's first byte to its status.",
+            ["method"],
+            registry=kit.registry,
+            buckets=[edge / 1_000 for edge in _BUCKETS_MS],
+        )
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler | None:
+        """The method's handler, wrapped once."""
+        name = handler_call_details.method
+        if (known := self._wrapped.get(name)) is not None:
+            return known
+        if (handler := await continuation(handler_call_details)) is None:
+            return None  # UNIMPLEMENTED, and not kept: callers choose these names
+        self._wrapped[name] = wrapped = self._wrap(name.rpartition("/")[2], handler)
+        return wrapped
+
+    def _wrap(self, method: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+        parse = handler.request_deserializer
+        if handler.request_streaming and handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._streaming(method, handler.stream_stream, lambda raw, call: self._stream(parse, raw, call)),
+                response_serializer=handler.response_serializer,
+            )
+        if handler.request_streaming:
+            return grpc.stream_unary_rpc_method_handler(
+                self._unary(method, handler.stream_unary, lambda raw, call: self._stream(parse, raw, call)),
+                response_serializer=handler.response_serializer,
+            )
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._streaming(method, handler.unary_stream, lambda raw, _: _parsed(parse, raw)),
+                response_serializer=handler.response_serializer,
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(method, handler.unary_unary, lambda raw, _: _parsed(parse, raw)),
+            response_serializer=handler.response_serializer,
+        )
+
+    def _unary(self, method: str, behaviour: Behaviour, read: Behaviour) -> Behaviour:
+        async def answer(raw: Any, context: grpc.aio.ServicerContext) -> Any:
+            call = _Call(context)
+            async with self._watched(method, call):
+                return await behaviour(read(raw, call), call)
+
+        return answer
+
+    def _streaming(self, method: str, behaviour: Behaviour, read: Behaviour) -> Behaviour:
+        async def answer(raw: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            call = _Call(context)
+            async with self._watched(method, call):
+                answers = behaviour(read(raw, call), call)
+                if hasattr(answers, "__aiter__"):
+                    async for message in answers:
+                        yield message
+                else:
+                    await answers  # it writes through the context
+
+        return answer
+
+    @contextlib.asynccontextmanager
+    async def _watched(self, method: str, call: "_Call") -> AsyncIterator[None]:
+        """Counts and times one call, and gives every error a status."""
+        began = time.perf_counter()
+        try:
+            try:
+                yield
+            except grpc.aio.AbortError:
+                raise
+            except _Malformed:
+                await call.abort(
+                    grpc.StatusCode.INVALID_ARGUMENT, "request: malformed bytes; send this method's message"
+                )
+            except Exception:  # noqa: BLE001  logged and counted; the caller must get a status
+                self._log.exception("uncaught", method=method)
+                await call.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
+        except (asyncio.CancelledError, GeneratorExit):
+            call.outcome = grpc.StatusCode.CANCELLED  # by the caller, or at its deadline
+            raise
+        finally:
+            self._seconds.labels(method).observe(time.perf_counter() - began)
+            self._requests.labels(method, call.outcome.name).inc()
+
+    async def _stream(
+        self, parse: Callable[[bytes], Any], raw: AsyncIterator[bytes], call: "_Call"
+    ) -> AsyncIterator[Any]:
+        """The stream's messages; a drain ends it with UNAVAILABLE between two of them: the caller reconnects."""
+        draining = asyncio.ensure_future(self._draining.wait())
+        coming: asyncio.Future[bytes] | None = None
+        messages = aiter(raw)
+        try:
+            while True:
+                coming = asyncio.ensure_future(anext(messages))
+                await asyncio.wait({coming, draining}, return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    await call.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining; reconnect and send again")
+                try:
+                    message = coming.result()
+                except StopAsyncIteration:
+                    return
+                yield _parsed(parse, message)
+        finally:
+            draining.cancel()
+            if coming is not None:
+                coming.cancel()
+
+
+class _Malformed(Exception):
+    """The bytes are no message of the method's type."""
+
+
+def _parsed(parse: Callable[[bytes], Any] | None, raw: bytes) -> Any:
+    if parse is None:
+        return raw
+    try:
+        return parse(raw)
+    except Exception as exc:  # protobuf raises DecodeError, and others for hostile bytes
+        raise _Malformed(str(exc)) from exc
+
+
+class _Call:
+    """The context that servicers see: grpc's own, which remembers the outcome and tells shed callers when to return."""
+
+    def __init__(self, context: grpc.aio.ServicerContext) -> None:
+        self._context = context
+        self.outcome = grpc.StatusCode.OK
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.outcome = code
+        self._context.set_code(code)
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Sequence[Any] = ()) -> NoReturn:
+        self.outcome = code
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not trailing_metadata:
+            trailing_metadata = (("grpc-retry-pushback-ms", str(PUSH_BACK_MS)),)
+        await self._context.abort(code, details, tuple(trailing_metadata))
+        raise AssertionError("abort raises")
