@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from local_stack import process
 from local_stack.component import Component
 from local_stack.components.cassandra import cassandra as cassandra_component
 from local_stack.components.kafka import kafka as kafka_component
+from local_stack.components.kafka import new_cluster_id
 from local_stack.components.triton import lacking as triton_lacking
 from local_stack.components.triton import shared_memory_prefix
 from local_stack.components.triton import triton as triton_component
@@ -72,7 +72,7 @@ def java() -> Java:
 @pytest.fixture(scope="session")
 def kafka(server_home: Home, server_ports: Ports, java: Java) -> Iterator[str]:
     """`host:port` of an Apache Kafka without topics (they are not created by use)."""
-    for _ in running(kafka_component(server_home, server_ports, java), server_home):
+    for _ in running(kafka_component(server_home, server_ports, java, new_cluster_id()), server_home):
         yield f"127.0.0.1:{server_ports.kafka}"
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from local_stack import topics
 from local_stack.cql import session
 from local_stack.home import checkout_root

@@ -1,5 +1,7 @@
 """What the supervisor knows about any part: a command, its ports, a probe and two budgets."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +16,10 @@ def nothing() -> None:
 class Component:
     """One process of the stack.
 
-    `fetch` downloads what the part needs (kept in `dist/`); `prepare` writes its files and `environment` says what the
-    process gets besides the inherited environment, both just before a start. `ports` are checked before the start. `start_s` bounds the wait for the probe, `stop_s` the wait after SIGTERM.
+    `fetch` downloads what the part needs (kept in `dist/`). Just before a start, `prepare` writes its files and
+    `environment` says what the process gets besides the inherited variables. `ports` are checked before the start.
+    `start_s` bounds the wait for the probe, `stop_s` the wait after SIGTERM. `after` (topics, schema) runs whenever the
+    part works, so it must be repeatable.
     """
 
     name: str
@@ -28,3 +32,9 @@ class Component:
     environment: Callable[[], Mapping[str, str]] = dict
     fetch: Callable[[], object] = nothing
     prepare: Callable[[], None] = nothing
+    after: Callable[[], object] = nothing
+
+    def fingerprint(self) -> str:
+        """Changes with the command and the part's own environment: a running process of another one is started anew."""
+        said = json.dumps([list(self.command), dict(self.environment())], sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]

@@ -46,7 +46,7 @@ class Home:
             folder.mkdir(parents=True, exist_ok=True)
 
     def dist_folder(self, key: str) -> Path:
-        """Folder `key` of this home's `dist/`; the checkout's own, where only that one has it (other homes share it)."""
+        """Folder `key` of this home's `dist/`, or of the checkout's own home, where only that one has it."""
         own = self.dist / key
         shared = Home(checkout_root() / ".millrace").dist / key
         return shared if not own.exists() and shared.exists() else own

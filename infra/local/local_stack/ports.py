@@ -71,7 +71,8 @@ def holder(port: int) -> str:
     except psutil.AccessDenied:
         return "an unknown process (not ours to see)"
     for connection in connections:
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+        address = tuple(connection.laddr)  # (ip, port)
+        if connection.status == psutil.CONN_LISTEN and address[1:] == (port,) and connection.pid:
             try:
                 return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
             except psutil.Error:

@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 from local_stack.errors import Unreachable
 
-Kind = Literal["kafka", "cassandra", "valkey", "triton", "http"]
+Kind = Literal["kafka", "cassandra", "valkey", "triton", "http", "grpc"]
 TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
 class Probe:
-    """`kind` is the protocol, `target` the `host:port`; `detail` is the path (`http`) or the model repository (`triton`)."""
+    """How to ask: `kind` is the protocol, `target` the `host:port`, `detail` a path (http) or repository (triton)."""
 
     kind: Kind
     target: str
@@ -26,7 +26,7 @@ class Probe:
 
     def ask(self) -> str | None:
         """None when the server works, else why not yet, in a few words."""
-        host, port = split(self.target)
+        host, port = split(self.target.split(",")[0])  # of several bootstrap addresses, the first
         try:
             return _ASK[self.kind](host, port, self.detail)
         except OSError as exc:
@@ -127,6 +127,12 @@ def _said(body: bytes) -> str:
     return json.dumps(answer)[:200]
 
 
+def _open(host: str, port: int, _detail: str) -> str | None:
+    """A Triton given by its gRPC port: that it listens is all that can be asked without a gRPC library."""
+    _connected(host, port)
+    return None
+
+
 def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     try:
@@ -145,4 +151,5 @@ _ASK: dict[Kind, Callable[[str, int, str], str | None]] = {
     "valkey": _valkey,
     "triton": _triton,
     "http": _http,
+    "grpc": _open,
 }

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from local_stack.errors import StartFailed
 from local_stack.home import Home
 from local_stack.probes import Probe, wait
 
+STACK_FILE = "stack.json"  # in the same folder, but of the whole stack
 _TAIL_LINES = 25
 _CLOCK_SLACK_S = 0.05  # psutil derives the start time from clock ticks of 10 ms
 
@@ -33,6 +34,7 @@ class RunFile:
     probe: Probe
     stop_s: float
     log: str
+    fingerprint: str  # of the component that it was started from
 
     @classmethod
     def read(cls, path: Path) -> "RunFile":
@@ -98,15 +100,25 @@ def start(component: Component, home: Home, inherited: Mapping[str, str]) -> Run
         probe=component.probe,
         stop_s=component.stop_s,
         log=str(log),
+        fingerprint=component.fingerprint(),
     )
     run.write(home.run)
     return run
 
 
-def await_ready(run: RunFile, start_s: float) -> None:
-    """Wait for the probe; StartFailed when the process ended or the time is up, with the tail of its log."""
-    reason = wait(run.probe, start_s, alive=lambda: run.process() is not None)
-    if reason is not None:
+def run_files(home: Home) -> dict[str, RunFile]:
+    """Every run file of `home`, by name; the process of some may have ended."""
+    files = [path for path in home.run.glob("*.json") if path.name != STACK_FILE]
+    return {run.name: run for run in map(RunFile.read, files)}
+
+
+def await_ready(run: RunFile, start_s: float, *, wanted: Callable[[], bool] = lambda: True) -> None:
+    """Wait for the probe; StartFailed when the process ended or the time is up, with the tail of its log.
+
+    The wait also ends, without a word, once `wanted` says no: another part has failed.
+    """
+    reason = wait(run.probe, start_s, alive=lambda: wanted() and run.process() is not None)
+    if reason is not None and wanted():
         late = "" if reason == "it ended" else f" within {start_s:.0f} s"
         raise StartFailed(f"{run.name} is not ready{late}: {reason}. End of {run.log}:\n{run.tail()}")
 
@@ -137,12 +149,20 @@ def _ended(run: RunFile, budget_s: float) -> bool:
     return True
 
 
-def _kill_group(run: RunFile) -> None:
-    """Kill what is left of the session that the process led. Its id cannot be another's while a member lives."""
+def members(run: RunFile) -> list[psutil.Process]:
+    """The living processes of the session that the process leads or led."""
     with contextlib.suppress(psutil.NoSuchProcess):
         if abs(psutil.Process(run.pid).create_time() - run.started_at) > _CLOCK_SLACK_S:
-            return  # the pid is another process's now, so our session is empty
-    for pid in psutil.pids():
+            return []  # the pid is another process's now: it cannot be while a member of the old session lives
+    found = []
+    for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getsid(pid) == run.pid:
-                os.kill(pid, signal.SIGKILL)
+            if os.getsid(process.pid) == run.pid:
+                found.append(process)
+    return found
+
+
+def _kill_group(run: RunFile) -> None:
+    for process in members(run):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()

@@ -45,6 +45,25 @@ def declared_topics(path: Path, usecases: Sequence[str]) -> list[Topic]:
     return topics
 
 
+def log_id_of(bootstrap: str) -> str:
+    """Cluster id of a running Kafka; StackError where it says none."""
+    from kafka.admin import KafkaAdminClient
+    from kafka.errors import KafkaError
+
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+        try:
+            identity = admin.describe_cluster().get("cluster_id")
+        finally:
+            admin.close()
+    except KafkaError as exc:
+        raise StackError(f"{bootstrap} does not say its cluster id: {type(exc).__name__}: {exc}") from exc
+    if not identity:
+        raise StackError(f"{bootstrap} has no cluster id, so its log cannot be told from another one")
+    return str(identity)
+
+
 def create_topics(bootstrap: str, topics: Sequence[Topic]) -> list[str]:
     """Create those that are missing and return their names; an existing topic keeps its settings."""
     from kafka.admin import KafkaAdminClient

@@ -25,8 +25,8 @@ logger.server.level=INFO
 """
 
 
-def kafka(home: Home, ports: Ports, java: Java) -> Component:
-    """The broker; its log lies in `data/kafka` and keeps its cluster id there."""
+def kafka(home: Home, ports: Ports, java: Java, log_id: str) -> Component:
+    """The broker; its log lies in `data/kafka`, which a first start formats with the cluster id `log_id`."""
     config = home.config / "kafka"
     jars = f"{jars_folder(home, 'kafka')}/*"  # java reads the star itself
 
@@ -35,7 +35,7 @@ def kafka(home: Home, ports: Ports, java: Java) -> Component:
         (config / "log4j2.properties").write_text(_LOG4J)
         (config / "server.properties").write_text(properties(home, ports))
         if cluster_id(home) is None:
-            _format(java, jars, config / "server.properties", log=home.log / "kafka-format.log")
+            _format(java, jars, log_id, config / "server.properties", log=home.log / "kafka-format.log")
 
     command = [
         java.path,
@@ -92,18 +92,18 @@ def properties(home: Home, ports: Ports) -> str:
 
 
 def new_cluster_id() -> str:
-    """22 characters of URL-safe base64 of a UUID4 that do not start with `-`, which the tool would take for an option."""
+    """22 characters of URL-safe base64 of a UUID4; not with a leading `-`, which the tool would take for an option."""
     while True:
         drawn = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         if not drawn.startswith("-"):
             return drawn
 
 
-def _format(java: Java, jars: str, server: Path, *, log: Path) -> None:
+def _format(java: Java, jars: str, log_id: str, server: Path, *, log: Path) -> None:
     tool = [java.path, "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", jars, "kafka.tools.StorageTool", "format"]
     with log.open("w") as output:
         done = subprocess.run(
-            [*tool, "--standalone", "-t", new_cluster_id(), "-c", str(server)], stdout=output, stderr=subprocess.STDOUT
+            [*tool, "--standalone", "-t", log_id, "-c", str(server)], stdout=output, stderr=subprocess.STDOUT
         )
     if done.returncode:
         raise StartFailed(f"Kafka's storage could not be formatted:\n{log.read_text()[-2000:]}")
