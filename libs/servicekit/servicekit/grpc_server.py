@@ -61,8 +61,17 @@ async def serve(
 class GrpcServer:
     """The server of `serve`, for callers that start and drain it themselves (tests)."""
 
-    def __init__(self, kit: Kit, register: Register, port: int, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+    def __init__(
+        self,
+        kit: Kit,
+        register: Register,
+        port: int,
+        *,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        routing_wait_s: float = ROUTING_WAIT_S,
+    ) -> None:
         self._kit = kit
+        self._routing_wait_s = routing_wait_s
         self._draining = asyncio.Event()
         self._server = grpc.aio.server(
             interceptors=[_Guard(kit, self._draining)],
@@ -81,14 +90,15 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._services = [*register(self._server), health.SERVICE_NAME]
         reflection.enable_server_reflection([*self._services, reflection.SERVICE_NAME], self._server)
-        address = f"{kit.settings.bind}:{port}"
-        try:
-            self.port = self._server.add_insecure_port(address)
-        except RuntimeError as exc:
-            raise OSError(f"gRPC port {address}: cannot listen; free it or set MILLRACE_PORT_OFFSET") from exc
+        self._address = f"{kit.settings.bind}:{port}"
+        self.port = port
 
     async def start(self) -> None:
-        """Listen. Health follows `kit.ready` from now on."""
+        """Listen, on `self.port`. Health follows `kit.ready` from now on.
+
+        Raises:
+            OSError: the port is taken; the message names it.
+        """
         loop = asyncio.get_running_loop()
         tasks: set[asyncio.Task[None]] = set()
 
@@ -97,6 +107,11 @@ class GrpcServer:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
+        try:
+            self.port = self._server.add_insecure_port(self._address)
+        except RuntimeError as exc:
+            await self._server.stop(None)
+            raise OSError(f"gRPC port {self._address}: cannot listen; free it or set MILLRACE_PORT_OFFSET") from exc
         await self._server.start()
 
         def on_change(_: bool) -> None:
@@ -110,7 +125,7 @@ class GrpcServer:
         """Refuse new calls, let the running ones finish, all within `drain_s`; returns what is left of it."""
         budget = self._kit.drain(drain_s)
         await self._health.enter_graceful_shutdown()
-        await asyncio.sleep(min(ROUTING_WAIT_S, budget.left_s()))
+        await asyncio.sleep(min(self._routing_wait_s, budget.left_s()))
         self._draining.set()
         await self._server.stop(budget.left_s())
         return budget

@@ -29,7 +29,7 @@ class Readiness:
         self._lock = threading.Lock()
         self._conditions: dict[str, bool] = {}
         self._closed = False
-        self._watchers: list[Callable[[bool], None]] = []
+        self._watchers: list[Callable[[bool], object]] = []
 
     def expect(self, *names: str) -> None:
         """Name conditions that do not hold yet, so that the first to hold is not taken for all."""
@@ -49,7 +49,7 @@ class Readiness:
             self._closed = True
         self._tell()
 
-    def watch(self, callback: Callable[[bool], None]) -> None:
+    def watch(self, callback: Callable[[bool], object]) -> None:
         """Call `callback(is_ready)` now and after each change, from whichever thread made it."""
         with self._lock:
             self._watchers.append(callback)

@@ -131,7 +131,7 @@ kit.close()
 
 
 def test_a_signal_drains_and_every_log_line_is_json(tmp_path: Path) -> None:
-    """SIGTERM ends a process that waits in `stop.wait` with 0; its log is one JSON object a line, naming the service."""
+    """SIGTERM ends a process that waits in `stop.wait` with 0; its log is a JSON object a line, naming the service."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
     process = subprocess.Popen(
         [sys.executable, "-c", PROCESS],

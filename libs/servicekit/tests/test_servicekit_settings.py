@@ -56,9 +56,13 @@ def test_every_problem_is_told_at_once_by_the_name_of_its_variable(
 
     told = capsys.readouterr().err
     assert 2 == exit_.value.code
-    assert ["MILLRACE_KAFAK", "MILLRACE_KAFKA", "MILLRACE_PASSWORD", "MILLRACE_PORT_OFFSET", "MILLRACE_WORKERS"] == sorted(
-        line.split(":")[0].strip() for line in told.splitlines()[1:]
-    )
+    assert [
+        "MILLRACE_KAFAK",
+        "MILLRACE_KAFKA",
+        "MILLRACE_PASSWORD",
+        "MILLRACE_PORT_OFFSET",
+        "MILLRACE_WORKERS",
+    ] == sorted(line.split(":")[0].strip() for line in told.splitlines()[1:])
     assert "is MILLRACE_KAFKA meant?" in told
     assert SECRET not in told
 
@@ -122,9 +126,7 @@ def test_a_broken_home_is_one_problem_not_many(environment: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("env", "expected"), [("development", 0), ("production", 1)])
-def test_production_refuses_a_development_convenience(
-    environment: pytest.MonkeyPatch, env: str, expected: int
-) -> None:
+def test_production_refuses_a_development_convenience(environment: pytest.MonkeyPatch, env: str, expected: int) -> None:
     """What is handy on a laptop does not start in production, and the refusal says why."""
     environment.setenv("MILLRACE_ENV", env)
     environment.setenv("MILLRACE_SHORTCUT", "true")
