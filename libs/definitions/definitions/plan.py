@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from definitions.features import Prior
 
@@ -160,7 +161,7 @@ class ContextInt:
     source: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Side:
     """What is stored of each user, or of each item, and the float columns read from it alone.
 
@@ -181,17 +182,17 @@ class Side:
     recency_columns: tuple[RecencyColumn, ...]
     number_columns: tuple[NumberColumn, ...]
 
-    @property
+    @cached_property
     def tile_columns(self) -> tuple[tuple[int, TileClass], ...]:
         """(measure, class) of each tile column."""
         return tuple((measure, tiles) for tiles in self.classes for measure in tiles.measures)
 
-    @property
+    @cached_property
     def code_width(self) -> int:
         """Number of code columns."""
         return sum(slots.width for slots in self.codes.values())
 
-    @property
+    @cached_property
     def positions(self) -> tuple[int, ...]:
         """Places of this side's float columns among the layout's, ascending."""
         columns: tuple[Iterable[WindowColumn | DecayedColumn | RecencyColumn | NumberColumn], ...] = (

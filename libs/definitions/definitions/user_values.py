@@ -1,0 +1,197 @@
+"""A user's values at time t: one pure function for the gateway, the nightly batch, backfill and tests."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from definitions.kernel import Moment, TableState, decayed_add, matches
+from definitions.layout import Layout
+from definitions.plan import BLOCK, Measure, Table, WindowSum
+from definitions.tiles import NEVER, decayed, end_tile, first_tile, ratio
+
+_SECOND_US = 1e6
+
+
+class UserView(Protocol):
+    """What is read of a user: a packed row (`UserRow`) or a live state (`UserState`)."""
+
+    newest_us: int
+    totals: list[int]
+    decay_values: list[float]
+    decay_times: list[int]
+    recencies: list[int]
+    numbers: list[float]
+    codes: list[int]
+
+    @property
+    def block(self) -> list[Moment]:
+        """The newest 16 events, ascending."""
+
+    def history(self, index: int) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+        """Times, ids and values of older events, ascending."""
+
+    def table(self, index: int) -> TableState:
+        """Weights of older events."""
+
+    def tile_sum(self, column: int, first: int, end: int) -> int:
+        """Sum of the tiles first <= index < end."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableAt:
+    """One affinity table at t: total weight, and category -> (all, positive)."""
+
+    total: float
+    entries: dict[int, tuple[float, float]]
+
+
+class UserAt:
+    """One user evaluated at `time_us`: only events with event time < t exist. View None: a user without history.
+
+    `tied`: all 16 newest events are at or after t, so older ones among them may be counted too; count such rows.
+    """
+
+    def __init__(self, layout: Layout, view: UserView | None, time_us: int) -> None:
+        self._layout = layout
+        self._side = layout.user
+        self._view = view
+        self._time_us = time_us
+        self.before: list[Moment] = []
+        self._since: list[Moment] = []
+        if view is not None:
+            block = view.block
+            if not block or block[-1].time_us < time_us:
+                self.before = block
+            else:
+                self.before = [moment for moment in block if moment.time_us < time_us]
+                self._since = block[len(self.before) :]
+        self.tied = len(self._since) == BLOCK
+
+    def floats(self) -> list[tuple[int, float]]:
+        """(position, value) of the user's float columns; never NaN."""
+        side, columns = self._side, []
+        sums = [self._sum(spec) for spec in side.sums]
+        decays = [self._decay(index) for index in range(len(side.decays))]
+        for window in side.window_columns:
+            num, den = sums[window.num], None if window.den is None else sums[window.den]
+            if window.ttl_us is not None and self._expired(window.ttl_us):
+                num, den = 0, None if den is None else 0
+            prior = window.prior
+            value = num / window.scale if den is None else ratio(num, den, window.scale, prior.mean, prior.weight)
+            columns.append((window.position, value))
+        for column in side.decayed_columns:
+            weight, weights = decays[column.num], None if column.den is None else decays[column.den]
+            if column.ttl_us is not None and self._expired(column.ttl_us):
+                weight, weights = 0.0, None if weights is None else 0.0
+            prior = column.prior
+            value = (
+                weight / column.scale
+                if weights is None
+                else ratio(weight, weights, column.scale, prior.mean, prior.weight)
+            )
+            columns.append((column.position, value))
+        for recency in side.recency_columns:
+            expired = recency.ttl_us is not None and self._expired(recency.ttl_us)
+            age_us = recency.cap_us if expired else self._age(recency.recency, recency.cap_us)
+            columns.append((recency.position, age_us / _SECOND_US))
+        for number in side.number_columns:
+            value = float("nan") if self._view is None else self._view.numbers[number.number]
+            columns.append((number.position, number.default if value != value else value))
+        return columns
+
+    def table(self, index: int, ttl_us: int | None) -> TableAt:
+        """An affinity table at t, the block's events before t included."""
+        if self._view is None or (ttl_us is not None and self._expired(ttl_us)):
+            return TableAt(0.0, {})
+        spec, older = self._side.tables[index], self._view.table(index)
+        return _table_at(spec, older, self.before, self._time_us)
+
+    def history(self, index: int) -> tuple[list[int], list[int]]:
+        """Item ids and values (1e-6 units) of a history's newest k events before t, newest first."""
+        if self._view is None:
+            return [], []
+        spec = self._side.histories[index]
+        newer = [moment for moment in self.before if matches(spec.selector, moment)]
+        ids, values = [m.item_id for m in reversed(newer)], [m.value for m in reversed(newer)]
+        if len(ids) < spec.k:
+            times, older_ids, older_values = self._view.history(index)
+            end = len(times)
+            while end and times[end - 1] >= self._time_us:  # only where `tied`
+                end -= 1
+            ids += older_ids[:end][::-1]
+            values += older_values[:end][::-1]
+        return ids[: spec.k], values[: spec.k]
+
+    def codes(self) -> list[int]:
+        """The user's category codes, 0 = absent."""
+        return [0] * self._side.code_width if self._view is None else self._view.codes
+
+    def _sum(self, spec: WindowSum) -> int:
+        """Every matching event of the window, less the block's at or after t."""
+        view, time_us = self._view, self._time_us
+        if view is None:
+            return 0
+        measure = self._side.measures[spec.measure]
+        if spec.window_us is None:
+            return view.totals[spec.measure] - _amount(measure, self._since)
+        end = end_tile(time_us, spec.hop_us)
+        total = view.tile_sum(spec.tile_column, first_tile(time_us, spec.window_us, spec.hop_us), end)
+        if self._since:
+            open_end_us = end * spec.hop_us  # later tiles were not read
+            total -= _amount(measure, [moment for moment in self._since if moment.time_us < open_end_us])
+        return total
+
+    def _decay(self, index: int) -> float:
+        """Older events' weight, and the block's before t."""
+        if self._view is None:
+            return 0.0
+        spec = self._side.decays[index]
+        value, at_us = self._view.decay_values[index], self._view.decay_times[index]
+        for moment in self.before:
+            if matches(spec.selector, moment):
+                weight = float(moment.value) if spec.is_sum else 1.0
+                value, at_us = decayed_add(value, at_us, moment.time_us, weight, spec.half_life_us)
+        return value if at_us == NEVER else decayed(value, self._time_us - at_us, spec.half_life_us)
+
+    def _age(self, index: int, cap_us: int) -> int:
+        """Time since the newest matching event before t, at most the cap."""
+        if self._view is None:
+            return cap_us
+        selector = self._side.recencies[index]
+        newest_us = self._view.recencies[index]
+        for moment in reversed(self.before):
+            if matches(selector, moment):
+                newest_us = moment.time_us
+                break
+        return cap_us if newest_us == NEVER else max(0, min(self._time_us - newest_us, cap_us))
+
+    def _expired(self, ttl_us: int) -> bool:
+        """Is the user's newest event before t too old. A `tied` row's is not known, and counts as fresh."""
+        return not self.tied and (not self.before or self._time_us - self.before[-1].time_us > ttl_us)
+
+
+def _amount(measure: Measure, moments: Sequence[Moment]) -> int:
+    return sum(moment.value if measure.is_sum else 1 for moment in moments if matches(measure.selector, moment))
+
+
+def _table_at(spec: Table, table: TableState, before: Sequence[Moment], time_us: int) -> TableAt:
+    """`table` is the caller's own or a live one: it is not changed."""
+    half_life_us = spec.half_life_us
+    total, total_at_us = table.total, table.time_us
+    added: dict[int, tuple[float, float, int]] = {}
+    for moment in before:
+        category = moment.category
+        if not category or not matches(spec.selector, moment):
+            continue
+        at_us = moment.time_us
+        total, total_at_us = decayed_add(total, total_at_us, at_us, 1.0, half_life_us)
+        weight, positive, since_us = added.get(category) or table.entries.get(category) or (0.0, 0.0, NEVER)
+        plus = 1.0 if matches(spec.positive, moment) else 0.0
+        weight, newest_us = decayed_add(weight, since_us, at_us, 1.0, half_life_us)
+        positive, _ = decayed_add(positive, since_us, at_us, plus, half_life_us)
+        added[category] = weight, positive, newest_us
+    entries = {
+        category: (decayed(weight, time_us - at_us, half_life_us), decayed(positive, time_us - at_us, half_life_us))
+        for category, (weight, positive, at_us) in {**table.entries, **added}.items()
+    }
+    return TableAt(decayed(total, time_us - total_at_us, half_life_us) if total_at_us != NEVER else 0.0, entries)
