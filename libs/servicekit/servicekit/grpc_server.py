@@ -144,9 +144,9 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyp
         self._log = kit.log
         self._draining = draining
         self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
-        self._requests = Counter(f"{kit.name}_requests", "Finished calls.", ["method", "code"], registry=kit.registry)
+        self._requests = Counter(f"{kit.name}_rpcs", "Finished calls.", ["method", "code"], registry=kit.registry)
         self._seconds = Histogram(
-            f"{kit.name}_request_seconds",
+            f"{kit.name}_rpc_seconds",
             "Time from a call's first byte to its status.",
             ["method"],
             registry=kit.registry,

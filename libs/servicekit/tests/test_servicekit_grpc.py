@@ -71,7 +71,7 @@ async def serving(kit: Kit, servicer: Servicer) -> AsyncIterator[grpc.aio.Channe
 
 
 def count(kit: Kit, method: str, code: str) -> float:
-    return kit.registry.get_sample_value("example_requests_total", {"method": method, "code": code}) or 0.0
+    return kit.registry.get_sample_value("example_rpcs_total", {"method": method, "code": code}) or 0.0
 
 
 async def failure(call: Any) -> grpc.aio.AioRpcError:
@@ -129,7 +129,7 @@ async def test_good_calls_are_counted_and_timed(kit: Kit) -> None:
         await collector_pb2_grpc.CollectorServiceStub(channel).Publish(pb.PublishRequest(usecase="movies"))
 
     assert 1.0 == count(kit, "Publish", "OK")
-    assert 1.0 == kit.registry.get_sample_value("example_request_seconds_count", {"method": "Publish"})
+    assert 1.0 == kit.registry.get_sample_value("example_rpc_seconds_count", {"method": "Publish"})
 
 
 async def test_a_call_past_its_deadline_counts_as_cancelled(kit: Kit) -> None:
