@@ -1,0 +1,58 @@
+"""Splits by time that never cut inside equal times (models.md section 3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Boolean masks over the rows, (n,) each, disjoint and complete: every fit time < valid time < test time.
+
+    `valid_from_us`, `test_from_us`: the first event time of each later part.
+    """
+
+    fit: npt.NDArray[np.bool_]
+    valid: npt.NDArray[np.bool_]
+    test: npt.NDArray[np.bool_]
+    valid_from_us: int
+    test_from_us: int
+
+
+def split_times(times_us: npt.NDArray[np.int64], shares: Sequence[float] = (0.8, 0.1, 0.1)) -> Split:
+    """Cut rows by time into fit, validation and test.
+
+    A cut that would fall inside a group of equal times moves to the group's start, so the earlier part is the
+    smaller one.
+
+    Args:
+        times_us: int64 (n,), any order.
+        shares: of the three parts; they add up to 1.
+
+    Raises:
+        ValueError: shares are not three positive numbers that add up to 1.
+        TrainingError: a part would be empty.
+    """
+    if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
+        raise ValueError(f"shares {tuple(shares)}: give three positive numbers that add up to 1")
+    n = len(times_us)
+    if n < 3:
+        raise TrainingError(f"{n} examples cannot be split in three; load more data")
+    ordered = np.sort(times_us)
+    valid_from = int(ordered[min(int(n * shares[0]), n - 1)])
+    test_from = int(ordered[min(int(n * (shares[0] + shares[1])), n - 1)])
+    split = Split(
+        fit=times_us < valid_from,
+        valid=(times_us >= valid_from) & (times_us < test_from),
+        test=times_us >= test_from,
+        valid_from_us=valid_from,
+        test_from_us=test_from,
+    )
+    for name in ("fit", "valid", "test"):
+        if not getattr(split, name).any():
+            raise TrainingError(f"the {name} part of the time split is empty: too many equal times; load more data")
+    return split

@@ -1,0 +1,145 @@
+"""The nightly job: every user's list by the model that serves, as one immutable generation, verified, then flipped.
+
+It reads what the gateway reads (online rows, the item topics, the pinned bundle) and evaluates them with the same
+functions, so that a list from the batch is the list that the gateway would have given at the same time.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from bundle import Bundle, IntInputs
+from definitions.assembly import Assembled, RequestContext, assemble
+from definitions.item_snapshot import ItemSnapshot
+from definitions.layout import Layout
+from definitions.packed import unpack_user_row
+from stores.batch import BatchStore, Pointer, RunSummary, UserList, bucket_of
+from stores.online import OnlineStore
+
+from pipelines.errors import BadInputError
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) users."""
+
+USERS_PER_BUCKET = 100  # 50 to 200: one unlogged batch then writes one partition
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one generation is: its id, the time at which features are evaluated, and how long the lists are."""
+
+    usecase: str
+    run_id: str
+    time_us: int
+    list_length: int = 100
+    candidates: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A generation that readers now see, and the one that they saw before."""
+
+    summary: RunSummary
+    pointer: Pointer
+    resumed_buckets: int
+
+
+class _Scores(Protocol):
+    def __call__(self, assembled: Sequence[Assembled]) -> npt.NDArray[np.float32]:
+        """Scores float32 of all rows of all users, in order."""
+
+
+def precompute(
+    plan: Plan,
+    layout: Layout,
+    bundle: Bundle,
+    rows: OnlineStore,
+    items: ItemSnapshot,
+    store: BatchStore,
+    *,
+    threads: int,
+    progress: Progress,
+) -> Generation:
+    """Score every user that has an online row, write the lists bucket by bucket, verify, and flip the pointer.
+
+    A run that was cut off continues with the buckets it has not finished; a finished `run_id` changes no row.
+
+    Raises:
+        BadInputError: there is no user row or no item to rank, or the model reads another layout.
+        stores.errors.StoreError: the store failed, or the generation read back is not the one that was written.
+    """
+    users = rows.all_ids()
+    candidates, _ = items.popular(plan.candidates)
+    if not len(users) or not len(candidates):
+        raise BadInputError(
+            f"{plan.usecase}: {len(users)} user rows and {len(items)} items; load data first: millrace load --help"
+        )
+    if bundle.manifest.layout_hash != layout.layout_hash:
+        raise BadInputError(
+            f"{plan.usecase}: model {bundle.manifest.name} {bundle.manifest.version} reads layout "
+            f"{bundle.manifest.layout_hash:08x}, the use case is {layout.layout_hash:08x}; train and deploy again"
+        )
+    buckets = max(1, -(-len(users) // USERS_PER_BUCKET))
+    version = f"{bundle.manifest.name}:{bundle.manifest.version}"
+    store.create_run(plan.usecase, plan.run_id, buckets, version)
+    finished = store.finished_buckets(plan.usecase, plan.run_id)
+    score = _scorer(bundle, layout, threads)
+    done = 0
+    for bucket, members in _by_bucket(users, buckets):
+        if bucket not in finished:
+            lists = _lists(plan, layout, rows, items, candidates, members, score)
+            store.write_bucket(plan.usecase, plan.run_id, bucket, lists)
+        done += len(members)
+        progress(done, len(users))
+    summary = store.seal_run(plan.usecase, plan.run_id)
+    return Generation(summary, store.flip(plan.usecase, plan.run_id), len(finished))
+
+
+def _by_bucket(users: npt.NDArray[np.uint64], buckets: int) -> Iterator[tuple[int, list[int]]]:
+    members: dict[int, list[int]] = {bucket: [] for bucket in range(buckets)}
+    for user in users.tolist():
+        members[bucket_of(user, buckets)].append(user)
+    yield from members.items()
+
+
+def _scorer(bundle: Bundle, layout: Layout, threads: int) -> _Scores:
+    model = bundle.model(threads)
+    ints = IntInputs.of(bundle, layout)
+
+    def score(assembled: Sequence[Assembled]) -> npt.NDArray[np.float32]:
+        columns = [ints(part.user_ints, part.item_ints) for part in assembled]
+        stacked = [part for part in columns if part is not None]
+        return model.score(
+            np.concatenate([part.features for part in assembled]), np.concatenate(stacked) if stacked else None
+        )
+
+    return score
+
+
+def _lists(
+    plan: Plan,
+    layout: Layout,
+    rows: OnlineStore,
+    items: ItemSnapshot,
+    candidates: npt.NDArray[np.uint64],
+    members: Sequence[int],
+    score: _Scores,
+) -> list[UserList]:
+    """The best unseen candidates of each user, best first; ties by item id, as the gateway breaks them."""
+    packed = rows.read_many(members)
+    view = items.view(candidates, plan.time_us)
+    context = RequestContext(device=0, surface=0, country=0)
+    assembled, seen = [], []
+    for user in members:
+        row = unpack_user_row(layout, packed[user]) if user in packed else None
+        assembled.append(assemble(layout, row, view, context, plan.time_us))
+        seen.append(np.zeros(len(candidates), bool) if row is None else row.seen_mask(candidates))
+    scores = score(assembled).reshape(len(members), len(candidates)) if members else np.empty((0, 0), np.float32)
+    lists = []
+    for user, own, hidden in zip(members, scores, seen, strict=True):
+        order = np.lexsort((candidates, -own))
+        best = order[~hidden[order]][: plan.list_length]
+        lists.append(UserList(user_id=user, item_ids=candidates[best], scores=own[best]))
+    return lists
