@@ -7,7 +7,7 @@ unknown `MILLRACE_*` names that pass unseen, and errors that name the field inst
 import difflib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -159,12 +159,13 @@ def declared_names(cls: type[ProcessSettings]) -> set[str]:
     return {PREFIX + name.upper() for name in cls.model_fields}
 
 
-def problems(cls: type[S]) -> list[str]:
+def problems(cls: type[S], *, also: Set[str] = frozenset()) -> list[str]:
     """Everything that is wrong with the environment for this class, one line each, naming the variable; [] if nothing.
 
-    Never shows a value: it may be a secret.
+    `also` are further names that may be set: those that a command passes on. Never shows a value: it may be a secret.
     """
-    found = [f"{name}: {_unknown(cls, name)}" for name in unknown_names(cls, os.environ)]
+    unknown = [name for name in unknown_names(cls, os.environ) if name.upper() not in also]
+    found = [f"{name}: {_unknown(declared_names(cls) | also, name)}" for name in unknown]
     try:
         cls()
     except ValidationError as exc:
@@ -178,8 +179,8 @@ def unknown_names(cls: type[ProcessSettings], environ: Mapping[str, str]) -> lis
     return sorted(name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in declared)
 
 
-def _unknown(cls: type[ProcessSettings], name: str) -> str:
-    near = difflib.get_close_matches(name.upper(), declared_names(cls), n=1)
+def _unknown(known: Set[str], name: str) -> str:
+    near = difflib.get_close_matches(name.upper(), known, n=1)
     return f"this process reads no such variable; {f'is {near[0]} meant?' if near else 'unset it'}"
 
 
