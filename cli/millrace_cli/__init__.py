@@ -1,1 +1,1 @@
-"""`millrace`, the one command people type."""
+"""`millrace`, the one command people type. Thin: parses, calls, prints."""

@@ -31,27 +31,28 @@ def is_foreign(home: Home, log_id: str) -> bool:
     return state_log_id(home) not in (None, log_id)
 
 
-def set_aside(home: Home) -> Path:
+def set_aside(home: Home) -> Path | None:
     """Move the rows and checkpoints of the former log to `data/foreign/<its id>`; nobody may be using them.
 
-    Returns the folder. The identity is forgotten last, so that a kill in between repeats the rest.
+    Returns the folder, None if there was nothing to move. A kill in between leaves the old identity, so that the next
+    `up` moves the rest.
     """
-    former = state_log_id(home) or "unknown"
-    folder = home.data / "foreign" / former
-    number = 1
-    while folder.exists():  # the same log may have been set aside before
-        number += 1
-        folder = home.data / "foreign" / f"{former}.{number}"
-    folder.mkdir(parents=True)
-    for name in _DERIVED:
-        if (home.data / name).exists():
-            (home.data / name).rename(folder / name)
-    (home.data / "log-id").unlink(missing_ok=True)
+    left = [home.data / name for name in _DERIVED if (home.data / name).exists()]
+    if not left:
+        return None
+    folder = home.data / "foreign" / (state_log_id(home) or "unknown")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in left:
+        path.rename(folder / path.name)
     return folder
 
 
 def adopt(home: Home, log_id: str) -> None:
-    """Note that the state is of `log_id` from now on."""
+    """Note that the state is of `log_id` from now on, and bring back what was set aside of it, if anything was."""
+    folder = home.data / "foreign" / log_id
+    for path in sorted(folder.iterdir()) if folder.exists() else []:
+        if not (home.data / path.name).exists():
+            path.rename(home.data / path.name)
     (home.data / "log-id").write_text(log_id + "\n")
 
 

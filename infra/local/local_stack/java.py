@@ -29,13 +29,22 @@ def find_java(environ: Mapping[str, str]) -> Java | None:
 
 def lacking(java: Java | None, environ: Mapping[str, str]) -> str | None:
     """What the real profile lacks, with its remedy; None when Java 17 and Maven are here."""
+    return java_lacking(java) or maven_lacking(environ)
+
+
+def java_lacking(java: Java | None) -> str | None:
+    """Why this is not the Java that the real profile needs, with the remedy; None if it is."""
     if java is None:
         return "Java 17 is not installed (Debian: apt install openjdk-17-jre-headless)"
     if java.version != WANTED:
         return f"Java is {java.version}, but Kafka 4 and Cassandra 5.0 share only 17 (set JAVA_HOME to a Java 17)"
-    if shutil.which("mvn", path=environ.get("PATH")) is None:
-        return "Maven is not installed (Debian: apt install maven)"
     return None
+
+
+def maven_lacking(environ: Mapping[str, str]) -> str | None:
+    """That Maven is missing, with the remedy; None if it is here."""
+    found = shutil.which("mvn", path=environ.get("PATH"))
+    return None if found else "Maven is not installed (Debian: apt install maven)"
 
 
 def _major(path: str) -> int:

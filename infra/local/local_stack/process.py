@@ -19,7 +19,7 @@ from local_stack.probes import Probe, wait
 
 STACK_FILE = "stack.json"  # in the same folder, but of the whole stack
 _TAIL_LINES = 25
-_CLOCK_SLACK_S = 0.05  # psutil derives the start time from clock ticks of 10 ms
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class RunFile:
 
     name: str
     pid: int
-    started_at: float  # seconds since the epoch, as the kernel says
+    started: str  # `start_mark` of the process
+    started_at: float  # seconds since the epoch
     wave: int
     ports: dict[str, int]
     probe: Probe
@@ -55,10 +56,7 @@ class RunFile:
         """The living process, or None if it ended (or its pid is now another's)."""
         try:
             process = psutil.Process(self.pid)
-            if (
-                process.status() == psutil.STATUS_ZOMBIE
-                or abs(process.create_time() - self.started_at) > _CLOCK_SLACK_S
-            ):
+            if process.status() == psutil.STATUS_ZOMBIE or start_mark(self.pid) != self.started:
                 return None
         except psutil.NoSuchProcess:
             return None
@@ -69,6 +67,19 @@ class RunFile:
         path = Path(self.log)
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         return "\n".join(lines[-_TAIL_LINES:])
+
+
+def start_mark(pid: int) -> str:
+    """When the process started, in ticks of this boot: unlike a time of day, no adjusted clock moves it.
+
+    Raises:
+        psutil.NoSuchProcess: there is no such process.
+    """
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return f"{_BOOT_ID.read_text().strip()}/{after_name[19]}"
+    except (FileNotFoundError, ProcessLookupError):
+        return str(psutil.Process(pid).create_time())  # no /proc here, or no such process
 
 
 _children: dict[int, subprocess.Popen[bytes]] = {}  # ours to reap, when the process that starts also stops
@@ -87,14 +98,14 @@ def start(component: Component, home: Home, inherited: Mapping[str, str]) -> Run
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**inherited, **component.environment()},
-            cwd=home.run,
             start_new_session=True,
         )
     _children[child.pid] = child
     run = RunFile(
         name=component.name,
         pid=child.pid,
-        started_at=psutil.Process(child.pid).create_time(),
+        started=start_mark(child.pid),
+        started_at=time.time(),
         wave=component.wave,
         ports=dict(component.ports),
         probe=component.probe,
@@ -152,7 +163,7 @@ def _ended(run: RunFile, budget_s: float) -> bool:
 def members(run: RunFile) -> list[psutil.Process]:
     """The living processes of the session that the process leads or led."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        if abs(psutil.Process(run.pid).create_time() - run.started_at) > _CLOCK_SLACK_S:
+        if start_mark(run.pid) != run.started:
             return []  # the pid is another process's now: it cannot be while a member of the old session lives
     found = []
     for process in psutil.process_iter():

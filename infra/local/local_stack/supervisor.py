@@ -80,7 +80,7 @@ def up(options: Options, tell: Tell) -> Up:
         dead = {name for name, run in runs.items() if run.process() is None}
         _stop_all([runs[name] for name in changed | dead], home, tell)
         if foreign:
-            notes.append(_set_aside(options))
+            notes += _set_aside(options)
         identity.adopt(home, plan.log_id)
         kept = sorted(set(runs) - changed - dead)
         _write_state(home, options, plan, notes)
@@ -154,12 +154,15 @@ def _fingerprints(plan: Plan) -> dict[str, str]:
     return {part.name: part.fingerprint() for part in plan.components}
 
 
-def _set_aside(options: Options) -> str:
+def _set_aside(options: Options) -> list[str]:
+    """Move what another log left, and say so; nothing if there was none."""
+    former = identity.state_log_id(options.home) or "unknown"
     folder = identity.set_aside(options.home)
-    note = f"the log is another one than before: its rows and checkpoints are set aside in {folder}; Delta is kept"
-    if address := options.given("valkey"):
-        note += f"; {identity.set_aside_rows(address, folder.name)} rows renamed in Valkey"
-    return note
+    address = options.given("valkey")
+    renamed = identity.set_aside_rows(address, former) if address else 0
+    what = [f"its rows and checkpoints are in {folder}"] if folder else []
+    what += [f"{renamed} rows are renamed in Valkey"] if renamed else []
+    return [f"the log is another one than before: {', '.join(what)}; Delta is kept"] if what else []
 
 
 def _write_state(home: Home, options: Options, plan: Plan, notes: list[str]) -> None:
@@ -232,7 +235,7 @@ def _all_at_once(tasks: Sequence[Callable[[], object]]) -> None:
 
 
 def _part(name: str, run: RunFile | None) -> Part:
-    if run is None or (living := run.process()) is None:
+    if run is None or run.process() is None:
         log = f": see {run.log}" if run else ""
         return Part(
             name, "dead", f"it ended{log}; `millrace up` brings it back", None, run.ports if run else {}, None, None
@@ -244,7 +247,7 @@ def _part(name: str, run: RunFile | None) -> Part:
             rss += member.memory_info().rss
         except psutil.NoSuchProcess:  # it ended while we looked
             continue
-    uptime_s = max(0.0, time.time() - living.create_time())
+    uptime_s = max(0.0, time.time() - run.started_at)
     return Part(name, "not ready" if reason else "ready", reason or "", run.pid, run.ports, uptime_s, rss)
 
 

@@ -1,0 +1,81 @@
+"""`millrace`: the list of commands. A command's module is imported when it is typed, so that `--help` is fast."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from millrace_cli.errors import CommandError
+
+# name: (module:function, help). The function's signature is its options, by typer; a new command is one line.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "up": ("millrace_cli.stack:up", "Start the stack and wait until all of it works."),
+    "down": ("millrace_cli.stack:down", "Stop every process of the stack; its state stays."),
+    "status": ("millrace_cli.stack:status", "Show each process: pid, ports, uptime, memory, and whether it works."),
+    "doctor": ("millrace_cli.doctor:doctor", "Say what this machine has, what it lacks, and who needs it."),
+}
+
+
+class Commands(TyperGroup):
+    """The group that imports a command when it is needed."""
+
+    _listing = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Every name, in the order of `COMMANDS`."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, or None; while help is listed, a stand-in that has only its help."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        target, text = COMMANDS[cmd_name]
+        if self._listing:
+            return TyperCommand(name=cmd_name, help=text)
+        module, function = target.split(":")
+        single = typer.Typer(add_completion=False)
+        single.command(name=cmd_name)(getattr(importlib.import_module(module), function))
+        command = typer.main.get_command(single)
+        command.name = cmd_name
+        return command
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """List the commands without importing them."""
+        self._listing = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._listing = False
+
+
+app = typer.Typer(
+    name="millrace",
+    cls=Commands,
+    help="Millrace, the ranking platform: from an event to a ranked list.",
+    epilog="Exit codes: 0 done, 1 a gate said no, 2 bad input, 3 the environment (a retry may help).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Give the group its help even before it has a command of its own."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(args=arguments)
+    except CommandError as exc:
+        from millrace_cli import output
+
+        output.failed(exc, as_json="--json" in arguments)
+        raise SystemExit(exc.exit_code) from None
