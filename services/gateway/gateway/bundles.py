@@ -1,0 +1,128 @@
+"""From a pin to a model that can serve: the bundle's files verified, its columns checked against our layout."""
+
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+from bundle import Bundle, BundleError, load_bundle
+from definitions.layout import Layout
+from millrace.decisions.v1 import decisions_pb2 as pb
+
+from gateway.errors import BundleRefused
+from gateway.local_model import LocalModel, Worker
+from gateway.model import ActiveModel, IntInputs, Scorer
+from gateway.query import Ids
+from gateway.triton import TritonClient, TritonModel
+
+VOCABULARIES: Final = "vocab"
+
+
+class MakeScorer(Protocol):
+    """How rung MODEL runs a bundle's `model.onnx`."""
+
+    def __call__(self, bundle: Bundle) -> Scorer:
+        """A scorer for this version."""
+        ...
+
+
+class BundleLoader:
+    """Loads the pins of one use case from `<folder>/<name>/<version>/`."""
+
+    def __init__(self, folder: Path, usecase: str, layout: Layout, make_scorer: MakeScorer, worker: Worker) -> None:
+        self._folder = folder
+        self._usecase = usecase
+        self._layout = layout
+        self._make_scorer = make_scorer
+        self._worker = worker
+
+    def __call__(self, pin: pb.ModelPin) -> ActiveModel:
+        """The pinned model.
+
+        Raises:
+            BundleRefused: the files do not verify, or are not for this use case and layout; the message says which.
+        """
+        try:
+            bundle = load_bundle(self._folder / pin.name / str(pin.version), digest=pin.digest or None)
+            self._check(pin, bundle)
+            manifest = bundle.manifest
+            ints = IntInputs(
+                manifest.int_names,
+                self._layout.user_int_names,
+                self._layout.item_int_names,
+                _vocabularies(bundle),
+            )
+            return ActiveModel(
+                name=manifest.name,
+                version=manifest.version,
+                digest=bundle.digest,
+                model=self._make_scorer(bundle),
+                local=LocalModel(bundle.fallback(), self._worker),
+                ints=ints,
+            )
+        except BundleError as exc:
+            raise BundleRefused(str(exc)) from exc
+
+    def _check(self, pin: pb.ModelPin, bundle: Bundle) -> None:
+        manifest, layout = bundle.manifest, self._layout
+        ints = {*layout.user_int_names, *layout.item_int_names}
+        wrong = [
+            f"{field}: the bundle says {found!r}, expected {expected!r}"
+            for field, found, expected in (
+                ("name", manifest.name, pin.name),
+                ("version", manifest.version, pin.version),
+                ("usecase", manifest.usecase, self._usecase),
+                ("revision", manifest.revision, layout.revision),
+                ("layout_hash", manifest.layout_hash, layout.layout_hash),
+                ("feature_names", manifest.feature_names, layout.feature_names),
+            )
+            if found != expected
+        ]
+        wrong += [f"int_names: the layout has no column {n!r}" for n in manifest.int_names if n not in ints]
+        if wrong:
+            raise BundleRefused(f"{bundle.folder}: {'; '.join(wrong)}; train and deploy again with this use case")
+
+
+class InTriton:
+    """Rung MODEL by Triton."""
+
+    def __init__(self, client: TritonClient) -> None:
+        self._client = client
+
+    def __call__(self, bundle: Bundle) -> Scorer:
+        """The version as Triton serves it."""
+        manifest = bundle.manifest
+        return TritonModel(
+            self._client,
+            manifest.name,
+            manifest.version,
+            columns=len(manifest.feature_names),
+            int_columns=len(manifest.int_names),
+        )
+
+
+class InProcess:
+    """Rung MODEL where there is no Triton: the same graph by ONNX Runtime here."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def __call__(self, bundle: Bundle) -> Scorer:
+        """The version's `model.onnx`, loaded."""
+        return LocalModel(bundle.model(), self._worker)
+
+
+def _vocabularies(bundle: Bundle) -> dict[str, Ids]:
+    """Sorted known values by column. Vocabularies of text belong to columns that are no int64 inputs."""
+    found: dict[str, Ids] = {}
+    for path in sorted((bundle.folder / VOCABULARIES).glob("*.npy")):
+        try:
+            values = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as exc:
+            raise BundleRefused(f"{path}: cannot be read ({exc}); train again") from exc
+        if values.dtype.kind not in "iu":
+            continue
+        known = values.astype(np.uint64)
+        if known.ndim != 1 or (len(known) > 1 and not (known[1:] > known[:-1]).all()):
+            raise BundleRefused(f"{path}: not sorted, or with repeats; train again")
+        found[path.stem] = known
+    return found

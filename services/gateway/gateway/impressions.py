@@ -1,0 +1,185 @@
+"""Impressions to Kafka: a bounded queue that never makes a request wait, and one thread that encodes and produces."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import numpy as np
+from definitions.layout import Layout
+from millrace.events.v1 import events_pb2 as pb
+
+from gateway.errors import ImpressionTooLarge
+from gateway.query import MAX_ITEMS, Rung, Shown
+
+MAX_QUEUED: Final = 10_000
+MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
+MAX_RECORD_BYTES: Final = 1_048_576 - 16 * 1024  # Kafka's limit less batch and record headers, with room
+RUNGS: Final = {
+    Rung.MODEL: pb.RUNG_MODEL,
+    Rung.LOCAL_MODEL: pb.RUNG_LOCAL_MODEL,
+    Rung.PRECOMPUTED: pb.RUNG_PRECOMPUTED,
+    Rung.POPULAR: pb.RUNG_POPULAR,
+}
+# id, score, propensity, position, reason with its tag and length (`precomputed` is the longest)
+_CANDIDATE_BYTES: Final = 8 + 4 + 4 + 3 + 13
+_FIXED_BYTES: Final = 2_048  # ids, names, timings, 64 markers
+_WHOLE: Final = 2**64
+
+
+class Log(Protocol):
+    """Where encoded impressions go; used by the impressions' thread only."""
+
+    def send(self, user_id: int, value: bytes, on_lost: Callable[[BaseException], None]) -> None:
+        """Hand one record over. May wait, may raise, and tells `on_lost` of a later loss."""
+        ...
+
+    def close(self, timeout_s: float) -> None:
+        """Wait until all is sent, at most `timeout_s`, and close."""
+        ...
+
+
+class Impressions:
+    """An `ImpressionSink`: `count(outcome)` is told of each record: queued, dropped, lost (by Kafka).
+
+    `share` of the requests log all candidates with their features, chosen by request id; the rest the shown items.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        layout: Layout,
+        *,
+        usecase: str,
+        share: float,
+        count: Callable[[str], None],
+        on_error: Callable[[BaseException], None],
+        max_queued: int = MAX_QUEUED,
+        max_bytes: int = MAX_QUEUED_BYTES,
+    ) -> None:
+        self._log = log
+        self._layout = layout
+        self._usecase = usecase
+        self._share = share
+        self._count = count
+        self._on_error = on_error
+        self._max_bytes = max_bytes
+        self._queue: queue.Queue[Shown | None] = queue.Queue(max_queued)
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
+
+    def start(self) -> None:
+        """Begin to produce."""
+        self._thread.start()
+
+    def offer(self, shown: Shown) -> None:
+        """Queue it, or drop and count it where the queue is full. Never waits."""
+        size = shown.size
+        with self._lock:
+            fits = self._bytes + size <= self._max_bytes
+            if fits:
+                self._bytes += size
+        if fits:
+            try:
+                self._queue.put_nowait(shown)
+            except queue.Full:
+                self._release(size)
+                fits = False
+        self._count("queued" if fits else "dropped")
+
+    def close(self, timeout_s: float) -> None:
+        """Produce and flush what is queued, for at most `timeout_s`."""
+        if not self._thread.is_alive():
+            return
+        ends = time.monotonic() + timeout_s
+        try:
+            self._queue.put(None, timeout=timeout_s)
+        except queue.Full:
+            return
+        self._thread.join(timeout_s)
+        if not self._thread.is_alive():
+            try:
+                self._log.close(max(0.0, ends - time.monotonic()))
+            except Exception as exc:  # noqa: BLE001  we are leaving: told, and no more to be done
+                self._on_error(exc)
+
+    def _run(self) -> None:
+        while (shown := self._queue.get()) is not None:
+            try:
+                value = encode(shown, self._layout, self._usecase, full=shown.ranking.request_id < self._share * _WHOLE)
+                self._log.send(shown.query.user_id, value, self._lost)
+            except Exception as exc:  # noqa: BLE001  one impression, whatever is wrong with it or with Kafka, must not end the log
+                self._lost(exc)
+            finally:
+                self._release(shown.size)
+                del shown
+
+    def _lost(self, exc: BaseException) -> None:
+        self._count("lost")
+        self._on_error(exc)
+
+    def _release(self, size: int) -> None:
+        with self._lock:
+            self._bytes -= size
+
+
+def check_largest(layout: Layout) -> None:
+    """Make sure that Kafka takes the largest impression of this layout: all candidates with all features.
+
+    Raises:
+        ImpressionTooLarge: the message says by how many columns.
+    """
+    row = 4 * len(layout.feature_names) + 8 * len(layout.item_int_names)
+    largest = MAX_ITEMS * (row + _CANDIDATE_BYTES) + 8 * len(layout.user_int_names) + _FIXED_BYTES
+    if largest > MAX_RECORD_BYTES:
+        excess = -(-(largest - MAX_RECORD_BYTES) // (4 * MAX_ITEMS))
+        raise ImpressionTooLarge(
+            f"{layout.usecase.name}: an impression of {MAX_ITEMS} candidates takes {largest} bytes, Kafka at most "
+            f"{MAX_RECORD_BYTES}; declare {excess} float columns less"
+        )
+
+
+def encode(shown: Shown, layout: Layout, usecase: str, *, full: bool) -> bytes:
+    """The Impression's bytes; `full` takes all candidates, else the shown items."""
+    ranking, query = shown.ranking, shown.query
+    places = len(ranking.item_ids)
+    count = len(shown.item_ids) if full else places
+    rows = shown.order[:count]
+    on_list = np.arange(count) < places
+    features = np.ascontiguousarray(shown.features[rows], "<f4")
+    ints = np.concatenate([shown.user_ints.astype("<i8"), shown.item_ints[rows].astype("<i8").ravel()])
+    message = pb.Impression(
+        request_id=ranking.request_id,
+        user_id=query.user_id,
+        time_us=shown.time_us,
+        usecase=usecase,
+        item_ids=shown.item_ids[:count].tolist(),
+        scores=shown.scores[:count].tolist(),
+        propensities=on_list.astype(np.float32).tolist(),  # nothing is drawn: a shown item had probability 1
+        positions=np.where(on_list, np.arange(1, count + 1), 0).tolist(),
+        features=features.tobytes(),
+        int_features=ints.tobytes(),
+        layout_hash=layout.layout_hash,
+        model_name=ranking.model_name,
+        model_version=ranking.model_version,
+        rung=RUNGS[ranking.rung],
+        arm=ranking.arm,
+        deadline_ms=shown.deadline_ms,
+        reasons=shown.reasons[:count],
+        item_markers=[pb.ItemMarker(partition=p, offset=o) for p, o in shown.item_markers.items()],
+        stages=[pb.StageTiming(stage=stage.name, micros=stage.micros) for stage in ranking.stages],
+        context=pb.Context(
+            device=query.context.device,
+            surface=query.context.surface,
+            country=query.context.country,
+            session_id=query.session_id,
+            time_us=query.time_us,
+        ),
+    )
+    if ranking.row is not None:
+        message.row.epoch = ranking.row.epoch
+        message.row.interactions_offset = ranking.row.interactions_offset
+        message.row.users_offset = ranking.row.users_offset
+    return message.SerializeToString()

@@ -1,0 +1,107 @@
+"""The catalogue and the item aggregates, read from the log into memory and kept there."""
+
+import threading
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from definitions.errors import DefinitionsError, LayoutMismatch
+from definitions.item_snapshot import ItemColumns, ItemSnapshot
+from definitions.records import LogRecord, decode_items
+from servicekit.kafka import TopicReader
+from servicekit.topics import parse_item_features_key, parse_marker_value, topic
+
+from gateway.popularity import Popularity
+from gateway.query import Ids
+
+REFRESH_S: Final = 1.0  # of the popularity order: a deleted item leaves every rung within 2 s
+_ALL: Final = 2**31 - 1
+
+
+class CatalogueItems:
+    """`Items` of the core over an `ItemSnapshot` that two topic readers feed.
+
+    `count(topic, outcome)` is told of each record.
+    """
+
+    def __init__(self, snapshot: ItemSnapshot, count: Callable[[str, str], None]) -> None:
+        self._snapshot = snapshot
+        self._count = count
+        self._epochs: dict[int, int] = {}
+        self.popularity = Popularity(np.empty(0, np.uint64), np.empty(0, np.float32))
+
+    def view(self, item_ids: Ids, time_us: int) -> ItemColumns:
+        """Columns of uint64 (n,) items at a time; unknown items are empty."""
+        return self._snapshot.view(item_ids, time_us)
+
+    def known(self, item_ids: Ids) -> npt.NDArray[np.bool_]:
+        """Whether each is in the catalogue, bool (n,)."""
+        return self._snapshot.known(item_ids)
+
+    def refresh(self) -> None:
+        """Order the catalogue by popularity anew, if anything changed."""
+        item_ids, scores = self._snapshot.popular(_ALL)
+        if scores is not self.popularity.scores:
+            self.popularity = Popularity(item_ids, scores)
+
+    def take_item(self, partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:
+        """A record of `items`: put, or removed. What the archiver would make a dead letter is skipped and counted."""
+        good, bad = decode_items(partition, [LogRecord(offset, -1, key, value)])
+        for _, item in good:
+            self._snapshot.put_item(item)
+        self._count("items", "bad" if bad else "applied")
+
+    def take_features(self, partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:  # noqa: ARG002
+        """A record of `item-features`: a partial aggregate, or the marker that makes those before it valid."""
+        try:
+            item_id, origin = parse_item_features_key(key)
+            if item_id:
+                self._snapshot.apply(origin, item_id, value)
+                return
+            epoch, reached = parse_marker_value(value)
+        except (ValueError, DefinitionsError) as exc:
+            self._count("item-features", "layout" if isinstance(exc, LayoutMismatch) else "bad")
+            return
+        if epoch < self._epochs.get(origin, 0):  # a writer that lost its lease
+            self._count("item-features", "stale")
+            return
+        self._epochs[origin] = epoch
+        self._snapshot.mark(origin, reached)
+        self._count("item-features", "marked")
+
+
+class CatalogueReaders:
+    """The threads behind `CatalogueItems`: one for each topic, one that orders by popularity."""
+
+    def __init__(
+        self, items: CatalogueItems, bootstrap: str, usecase: str, on_failure: Callable[[Exception], None]
+    ) -> None:
+        self._items = items
+        self._readers = [
+            TopicReader(bootstrap, topic(usecase, "items"), items.take_item, on_failure=on_failure),
+            TopicReader(bootstrap, topic(usecase, "item-features"), items.take_features, on_failure=on_failure),
+        ]
+        self._stop = threading.Event()
+        self._orderer = threading.Thread(target=self._order, name=f"order {usecase}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        for reader in self._readers:
+            reader.start()
+        self._orderer.start()
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether all that was on the log at the start is in memory."""
+        return all(reader.caught_up.is_set() for reader in self._readers)
+
+    def stop(self) -> None:
+        """End the threads."""
+        self._stop.set()
+        for reader in self._readers:
+            reader.stop()
+
+    def _order(self) -> None:
+        while not self._stop.wait(REFRESH_S):
+            self._items.refresh()

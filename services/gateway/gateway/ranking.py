@@ -1,0 +1,279 @@
+"""The core: query -> row -> candidates -> features -> ladder -> re-rank -> answer. Plain types, no I/O library."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from definitions.assembly import Assembled, assemble
+from definitions.item_snapshot import ItemColumns
+from definitions.layout import Layout
+from definitions.packed import UserRow
+
+from gateway import rerank, retrieval
+from gateway.admission import OWN_WORK, Admission
+from gateway.ladder import Climb, Job, Ladder, Meter, Scored
+from gateway.model import ActiveModel
+from gateway.popularity import Popularity
+from gateway.query import (
+    DEFAULT_LIMIT,
+    MAX_ITEMS,
+    Ids,
+    Query,
+    Ranking,
+    RowVersion,
+    Rung,
+    Shown,
+    Stage,
+    validate,
+)
+from gateway.rows import Rows
+
+_WAITS: Final = frozenset({"row", "model", "local_model", "precomputed"})  # stages that are not our own work
+
+
+class Items(Protocol):
+    """The catalogue and its aggregates, in memory."""
+
+    def view(self, item_ids: Ids, time_us: int) -> ItemColumns:
+        """Columns of uint64 (n,) items at a time; unknown items are empty."""
+        ...
+
+    def known(self, item_ids: Ids) -> npt.NDArray[np.bool_]:
+        """Whether each is in the catalogue, bool (n,)."""
+        ...
+
+    @property
+    def popularity(self) -> Popularity:
+        """The catalogue by popularity, at most two seconds old."""
+        ...
+
+
+class ImpressionSink(Protocol):
+    """Where impressions go."""
+
+    def offer(self, shown: Shown) -> None:
+        """Take it, or drop and count it. Never waits."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the use case and the settings ask of every answer."""
+
+    usecase: str
+    candidates: int = 500
+    max_shares: tuple[rerank.MaxShare, ...] = ()
+    allow_time: bool = False
+
+
+@dataclass(frozen=True)
+class Clock:
+    """`monotonic` in seconds, for budgets; `now_us` in microseconds since the epoch, for features."""
+
+    monotonic: Callable[[], float]
+    now_us: Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """Candidates as they are known at one time, and the model's inputs made of that."""
+
+    items: ItemColumns
+    assembled: Assembled
+
+
+class _Watch:
+    """Laps of one request."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.began = self._lap_began = clock()
+        self.laps: list[tuple[str, float]] = []
+
+    def lap(self, name: str) -> None:
+        now = self._clock()
+        self.laps.append((name, now - self._lap_began))
+        self._lap_began = now
+
+
+class Ranker:
+    """Ranks for one use case. `active` gives the model of the moment, None before the first deploy."""
+
+    def __init__(
+        self,
+        *,
+        rules: Rules,
+        layout: Layout,
+        rows: Rows,
+        items: Items,
+        ladder: Ladder,
+        active: Callable[[], ActiveModel | None],
+        impressions: ImpressionSink,
+        admission: Admission,
+        meter: Meter,
+        clock: Clock,
+        new_id: Callable[[], int],
+    ) -> None:
+        self._rules = rules
+        self._layout = layout
+        self._rows = rows
+        self._items = items
+        self._ladder = ladder
+        self._active = active
+        self._impressions = impressions
+        self._admission = admission
+        self._meter = meter
+        self._clock = clock
+        self._new_id = new_id
+
+    async def rank(self, query: Query, budget_s: float) -> Ranking:
+        """An answer within `budget_s`, from the best rung that can give one.
+
+        Raises:
+            InvalidRequest: names the field.
+            DeadlineTooShort, Overloaded: `budget_s` is too small for any rung.
+        """
+        watch = _Watch(self._clock.monotonic)
+        deadline = watch.began + budget_s
+        self._admission.check(budget_s)
+        validate(query, allow_time=self._rules.allow_time)
+        active = self._active()  # this request keeps it, whatever is swapped meanwhile
+        time_us = self._clock.now_us() if query.time_us is None else query.time_us
+        row = await self._rows.read(query.user_id, query.min_interactions_offset, budget_s)
+        watch.lap("row")
+        popularity = self._items.popularity
+        eligible = self._eligible(query, row)
+        candidates = self._candidates(query, popularity, eligible)
+        watch.lap("retrieval")
+        inputs = self._inputs(query, row, candidates, time_us)
+        watch.lap("features")
+        job = Job(
+            query=query,
+            candidates=candidates,
+            asked=query.item_ids is not None,
+            wanted=_wanted(query),
+            assembled=inputs.assembled,
+            active=active,
+            popularity=popularity,
+            eligible=eligible,
+        )
+        climb = await self._ladder.climb(job, deadline, watch.lap) if len(candidates) else _nothing(candidates)
+        if climb.scored.item_ids is not candidates:  # the rung brought other items
+            inputs = self._inputs(query, row, climb.scored.item_ids, time_us)
+            watch.lap("features")
+        order, shown = self._order(job, climb.scored, inputs)
+        watch.lap("rerank")
+        return self._answer(job, climb, order, shown, inputs, row, time_us, budget_s, watch)
+
+    def _eligible(self, query: Query, row: UserRow | None) -> retrieval.Eligible:
+        def eligible(item_ids: Ids) -> npt.NDArray[np.bool_]:
+            mask = self._items.known(item_ids)
+            if len(query.exclude_ids):
+                mask &= ~np.isin(item_ids, query.exclude_ids)
+            if row is not None:
+                mask &= ~row.seen_mask(item_ids)
+            return mask
+
+        return eligible
+
+    def _candidates(self, query: Query, popularity: Popularity, eligible: retrieval.Eligible) -> Ids:
+        """Ids without duplicates, ascending where the caller named them."""
+        if query.item_ids is not None:
+            return np.unique(query.item_ids)
+        return retrieval.popular(popularity, min(MAX_ITEMS, max(self._rules.candidates, _wanted(query))), eligible)
+
+    def _inputs(self, query: Query, row: UserRow | None, item_ids: Ids, time_us: int) -> _Inputs:
+        items = self._items.view(item_ids, time_us)
+        return _Inputs(items, assemble(self._layout, row, items, query.context, time_us))
+
+    def _order(self, job: Job, scored: Scored, inputs: _Inputs) -> tuple[rerank.Order, int]:
+        """All items best first as indices (n,), and how many of them are shown."""
+        order = rerank.by_score(scored.item_ids, scored.scores, scored.last)
+        shown = min(job.wanted or len(order), len(order))
+        if self._rules.max_shares:
+            shares = [(inputs.items.codes[:, rule.column], rule.share) for rule in self._rules.max_shares]
+            chosen = rerank.capped(order, shares, shown)
+            order = np.concatenate([chosen, order[~np.isin(order, chosen)]])
+        return order, shown
+
+    def _answer(
+        self,
+        job: Job,
+        climb: Climb,
+        order: rerank.Order,
+        shown: int,
+        inputs: _Inputs,
+        row: UserRow | None,
+        time_us: int,
+        budget_s: float,
+        watch: _Watch,
+    ) -> Ranking:
+        scored, query = climb.scored, job.query
+        item_ids, scores = scored.item_ids[order], scored.scores[order]
+        source = scored.source or ("requested" if job.asked else "popular")
+        reasons = _reasons(source, order, scored)
+        header = None if row is None else row.header
+        watch.lap("answer")
+        for name, seconds in watch.laps:
+            self._meter.stage(name, seconds)
+        self._admission.note(OWN_WORK, sum(seconds for name, seconds in watch.laps if name not in _WAITS))
+        ranking = Ranking(
+            request_id=self._new_id(),
+            item_ids=item_ids[:shown],
+            scores=scores[:shown],
+            reasons=reasons[:shown],
+            rung=climb.rung,
+            model_name=scored.model_name,
+            model_version=scored.model_version,
+            arm="",
+            feature_age_us=0 if header is None else max(0, time_us - header.last_event_time_us),
+            row=None if header is None else RowVersion(header.epoch, header.interactions_offset, header.users_offset),
+            stages=tuple(Stage(name, round(seconds * 1e6)) for name, seconds in watch.laps),
+            reason=_why(job, climb, self._items.popularity),
+        )
+        if shown:
+            self._impressions.offer(
+                Shown(
+                    ranking=ranking,
+                    query=query,
+                    time_us=time_us,
+                    deadline_ms=round(budget_s * 1e3),
+                    item_ids=item_ids,
+                    scores=scores,
+                    reasons=reasons,
+                    order=order,
+                    features=inputs.assembled.features,
+                    user_ints=inputs.assembled.user_ints,
+                    item_ints=inputs.assembled.item_ints,
+                    item_markers=inputs.items.markers,
+                )
+            )
+        return ranking
+
+
+def _wanted(query: Query) -> int:
+    """How many items to return; 0 = all that were asked for."""
+    if query.item_ids is None:
+        return query.limit or DEFAULT_LIMIT
+    return query.limit
+
+
+def _nothing(candidates: Ids) -> Climb:
+    return Climb(Rung.POPULAR, Scored(candidates, np.empty(0, np.float32)), ())
+
+
+def _reasons(source: str, order: rerank.Order, scored: Scored) -> tuple[str, ...]:
+    if source != "precomputed" or scored.last is None:
+        return (source,) * len(order)
+    return tuple("popular" if filled else source for filled in scored.last[order].tolist())
+
+
+def _why(job: Job, climb: Climb, popularity: Popularity) -> str:
+    """Why the answer is empty or low on the ladder; empty for a good answer."""
+    if len(popularity) == 0 and climb.rung is Rung.POPULAR:
+        return "no_catalogue"
+    if len(job.candidates) == 0:
+        return "no_candidates"
+    return ",".join(f"{rung.value}:{reason}" for rung, reason in climb.left)

@@ -1,0 +1,127 @@
+"""protobuf <-> plain types, error -> status. Owns no decision, no global, no client."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+import numpy as np
+from definitions.assembly import RequestContext
+from millrace.events.v1 import events_pb2
+from millrace.ranking.v1 import ranking_pb2 as pb
+from millrace.ranking.v1 import ranking_pb2_grpc
+
+from gateway import errors
+from gateway.impressions import RUNGS
+from gateway.metrics import Metrics
+from gateway.query import Query, Ranking
+from gateway.ranking import Ranker
+
+STATUS: Final[Mapping[type[errors.GatewayError], grpc.StatusCode]] = {
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,  # the message names the field
+    errors.DeadlineTooShort: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,  # servicekit adds the push-back
+}
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
+
+
+class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
+    """Translates and maps errors; every decision lives in `Ranker`, one for each use case."""
+
+    def __init__(self, rankers: Mapping[str, Ranker], *, ceiling_s: float, metrics: Metrics) -> None:
+        self._rankers = rankers
+        self._ceiling_s = ceiling_s
+        self._metrics = metrics
+
+    async def Rank(self, request: pb.RankRequest, context: Any) -> pb.RankResponse:  # noqa: N802
+        """Order the caller's items."""
+        return await self._answer(request, context, query_of_rank)
+
+    async def Recommend(self, request: pb.RecommendRequest, context: Any) -> pb.RankResponse:  # noqa: N802
+        """Find items, then order them."""
+        return await self._answer(request, context, query_of_recommend)
+
+    async def _answer(self, request: Any, context: Any, to_query: Any) -> pb.RankResponse:
+        budget_s = self._budget_s(context)
+        ranker = self._rankers.get(request.usecase)
+        try:
+            if ranker is None:
+                known = ", ".join(sorted(self._rankers))
+                raise errors.InvalidRequest(f"usecase: {request.usecase!r} is not served here; use one of {known}")
+            ranking = await ranker.rank(to_query(request), budget_s)
+        except errors.GatewayError as exc:
+            code = STATUS[type(exc)]
+            self._metrics.finished(request.usecase if ranker else "", "", code.name)
+            await context.abort(code, str(exc))
+            raise AssertionError("abort raises") from exc
+        except Exception:
+            self._metrics.finished(request.usecase, "", grpc.StatusCode.INTERNAL.name)
+            raise
+        self._metrics.finished(request.usecase, ranking.rung.value, grpc.StatusCode.OK.name)
+        return to_response(ranking)
+
+    def _budget_s(self, context: Any) -> float:
+        left_s: float | None = context.time_remaining()  # None: the caller set no deadline
+        if left_s is None:
+            self._metrics.no_deadline.inc()
+            return self._ceiling_s
+        return min(left_s, self._ceiling_s)
+
+
+def query_of_rank(request: pb.RankRequest) -> Query:
+    """The plain query of a Rank request."""
+    return Query(
+        user_id=request.user_id,
+        item_ids=_ids(request.item_ids),
+        limit=request.limit,
+        context=_context(request.context),
+        session_id=request.context.session_id,
+        time_us=request.context.time_us if request.context.HasField("time_us") else None,
+        min_interactions_offset=request.min_interactions_offset,
+    )
+
+
+def query_of_recommend(request: pb.RecommendRequest) -> Query:
+    """The plain query of a Recommend request."""
+    return Query(
+        user_id=request.user_id,
+        item_ids=None,
+        limit=request.limit,
+        context=_context(request.context),
+        exclude_ids=_ids(request.exclude_ids),
+        session_id=request.context.session_id,
+        time_us=request.context.time_us if request.context.HasField("time_us") else None,
+        min_interactions_offset=request.min_interactions_offset,
+    )
+
+
+def to_response(ranking: Ranking) -> pb.RankResponse:
+    """The answer's message."""
+    response = pb.RankResponse(
+        request_id=ranking.request_id,
+        model_name=ranking.model_name,
+        model_version=ranking.model_version,
+        served_by=RUNGS[ranking.rung],
+        arm=ranking.arm,
+        feature_age_us=ranking.feature_age_us,
+        reason=ranking.reason,
+    )
+    add = response.items.add
+    rows = zip(ranking.item_ids.tolist(), ranking.scores.tolist(), ranking.reasons, strict=True)
+    for position, (item_id, score, reason) in enumerate(rows, 1):
+        add(item_id=item_id, score=score, position=position, reason=reason)
+    if ranking.row is not None:
+        response.row.epoch = ranking.row.epoch
+        response.row.interactions_offset = ranking.row.interactions_offset
+        response.row.users_offset = ranking.row.users_offset
+    for stage in ranking.stages:
+        response.stages.add(stage=stage.name, micros=stage.micros)
+    return response
+
+
+def _ids(ids: Any) -> "np.ndarray[Any, np.dtype[np.uint64]]":
+    return np.array(ids, np.uint64)
+
+
+def _context(context: events_pb2.Context) -> RequestContext:
+    return RequestContext(device=context.device, surface=context.surface, country=context.country)

@@ -1,0 +1,51 @@
+"""What the gateway reads from its environment; the only module that does."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from servicekit import ports
+from servicekit.settings import Endpoint, Folder, ProcessSettings, local_port, refused_in_production, under_home
+
+
+class Settings(ProcessSettings):
+    """What the gateway reads from its environment."""
+
+    process: ClassVar[str] = "gateway"
+
+    grpc_port: int = Field(
+        default_factory=local_port(ports.GRPC["gateway"]),
+        ge=0,
+        le=65535,
+        description="Port of the ranking API; 0 = any.",
+    )
+    valkey: Endpoint | None = Field(
+        None, description="host:port of Valkey, which holds the user rows; unset = LMDB in `MILLRACE_HOME`/data/online."
+    )
+    cassandra: Endpoint | None = Field(
+        None,
+        description="host:port of Cassandra, which holds the nightly lists; unset = SQLite in `MILLRACE_HOME`/data.",
+    )
+    triton: Endpoint | None = Field(
+        None, description="host:port of Triton's gRPC endpoint; unset = the model runs in this process."
+    )
+    bundles: Folder = Field(
+        default_factory=under_home("bundles"), description="Folder of the model bundles: `<name>/<version>/`."
+    )
+    allow_request_time: Annotated[bool, refused_in_production("a caller must not choose the time")] = Field(
+        default=False, description="Lets a caller set `context.time_us` (replay, tests, backtests)."
+    )
+    rank_ceiling_s: float = Field(
+        0.5, gt=0, le=10, description="Longest time for a request whose caller set no deadline, seconds."
+    )
+    drain_s: float = Field(20.0, gt=0, description="Time to end in after SIGTERM, seconds.")
+
+    @property
+    def online_path(self) -> Path:
+        """LMDB's folder."""
+        return self.home / "data" / "online"
+
+    @property
+    def batch_path(self) -> Path:
+        """SQLite's file."""
+        return self.home / "data" / "batch.sqlite"
