@@ -10,6 +10,7 @@ from definitions.plan import Side
 from definitions.usecase import UseCase
 
 _CODE_BITS = 0x7FFF_FFFF
+_LARGEST = 3.4e38  # float32 ends at 3.4028e38
 
 
 def category_code(text: str) -> int:
@@ -30,8 +31,8 @@ def codes_of(value: pb.AttributeValue) -> list[int]:
 
 
 def number_of(value: pb.AttributeValue) -> float:
-    """The number, or NaN where there is no finite one."""
-    if value.WhichOneof("kind") != "number" or not math.isfinite(value.number):
+    """The number, or NaN (absent) where there is none that a float32 column can hold."""
+    if value.WhichOneof("kind") != "number" or not abs(value.number) <= _LARGEST:
         return math.nan
     return value.number
 

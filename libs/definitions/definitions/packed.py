@@ -158,9 +158,9 @@ class UserRow:
         self._tile_lens: list[int] = part(len(side.tile_columns))
         self._seen_len: int = next(cursor)
         self._block_at = _HEADER.size + fixed.size
-        self._histories_at = self._block_at + _MOMENT_BYTES * self._block_len
+        self._histories_at: int = self._block_at + _MOMENT_BYTES * self._block_len
         self._tables_at = self._histories_at + _MOMENT_BYTES * sum(self._history_lens)
-        self._tiles_at = self._tables_at + _ENTRY_BYTES * sum(self._table_lens)
+        self._tiles_at: int = self._tables_at + _ENTRY_BYTES * sum(self._table_lens)
         self._seen_at = self._tiles_at + _TILE_BYTES * sum(self._tile_lens)
         if self._seen_at + 4 * self._seen_len != len(row):
             raise CorruptRow(
@@ -177,7 +177,8 @@ class UserRow:
         return list(map(Moment, *(values[i * n : i * n + n] for i in range(5))))
 
     def _history_at(self, index: int) -> int:
-        return self._histories_at + _MOMENT_BYTES * sum(self._history_lens[:index])
+        before = sum(self._history_lens[:index])
+        return self._histories_at + _MOMENT_BYTES * before
 
     def history(self, index: int) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
         """Times, item ids and values of a history's events outside the block, ascending."""
@@ -197,7 +198,8 @@ class UserRow:
 
     @cached_property
     def _tiles(self) -> list[tuple[Sequence[int], Sequence[int]]]:
-        columns, at = [], self._tiles_at
+        columns: list[tuple[Sequence[int], Sequence[int]]] = []
+        at = self._tiles_at
         for n in self._tile_lens:
             values = _struct(f"<{n}q{n}q").unpack_from(self._bytes, at)
             columns.append((values[:n], values[n:]))

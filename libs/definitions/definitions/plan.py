@@ -202,3 +202,20 @@ class Side:
             self.number_columns,
         )
         return tuple(sorted(column.position for part in columns for column in part))
+
+    def windows_of(self, tiles: TileClass) -> tuple[int, ...]:
+        """The windows that are read from a class, each once."""
+        return self._windows[tiles.hop_us]
+
+    def place_in_class(self, spec: WindowSum) -> int:
+        """Which of its class's measures a sum over tiles is of."""
+        return self._places[spec.tile_column]
+
+    @cached_property
+    def _windows(self) -> Mapping[int, tuple[int, ...]]:
+        read = {(spec.hop_us, spec.window_us) for spec in self.sums if spec.window_us is not None}
+        return {tiles.hop_us: tuple(sorted(w for hop, w in read if hop == tiles.hop_us)) for tiles in self.classes}
+
+    @cached_property
+    def _places(self) -> tuple[int, ...]:
+        return tuple(place for tiles in self.classes for place in range(len(tiles.measures)))

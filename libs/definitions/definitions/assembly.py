@@ -1,0 +1,89 @@
+"""From a user, candidates and a context to the model's inputs: pure, and the same wherever features are needed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from definitions.item_snapshot import ItemColumns
+from definitions.layout import Layout
+from definitions.plan import TableColumn
+from definitions.tiles import ratio
+from definitions.user_values import UserAt, UserView
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """Codes of the request, 0 = unknown."""
+
+    device: int = 0
+    surface: int = 0
+    country: int = 0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Assembled:
+    """Inputs of n candidates: `features` float32 (n, F), C-contiguous, its bytes are `Impression.features`;
+    `user_ints` int64 (Ku,) once a request; `item_ints` int64 (n, Ki). No NaN.
+
+    `tied`: the user's 16 newest events are all at or after t, so values may count some of them; count such requests.
+    """
+
+    features: npt.NDArray[np.float32]
+    user_ints: npt.NDArray[np.int64]
+    item_ints: npt.NDArray[np.int64]
+    tied: bool = False
+
+
+def assemble(
+    layout: Layout, row: UserView | None, items: ItemColumns, context: RequestContext, time_us: int
+) -> Assembled:
+    """The model's inputs at `time_us` (strict: only events before it exist). Row None: a user without history."""
+    user = UserAt(layout, row, time_us)
+    request = [0.0] * len(layout.feature_names)
+    for position, value in user.floats():
+        request[position] = value
+    features = np.empty((len(items), len(request)), np.float32)
+    features[:] = np.array(request, np.float32)
+    if layout.item.positions:
+        features[:, layout.item.positions] = items.features
+    for column in layout.table_columns:
+        features[:, column.position] = _of_category(user, column, items.category)
+    for seen in layout.seen_columns:
+        ids = set(user.history(seen.history)[0])
+        features[:, seen.position] = [item_id in ids for item_id in items.item_ids.tolist()]
+    return Assembled(features, user_ints(layout, user, context), items.ints, user.tied)
+
+
+def user_ints(layout: Layout, user: UserAt, context: RequestContext) -> npt.NDArray[np.int64]:
+    """int64 (Ku,) as `Layout.user_int_names`: last-k ids (the uint64 bits) and values, user and context codes."""
+    ints = np.zeros(len(layout.user_int_names), np.int64)
+    for spec in layout.history_ints:
+        ids, values = user.history(spec.history)
+        if ids:
+            ints[spec.start : spec.start + len(ids)] = np.array(ids, np.uint64).view(np.int64)
+            ints[spec.start + spec.k : spec.start + spec.k + len(values)] = values
+    codes = user.codes()
+    for code in layout.user_code_ints:
+        slots = code.codes
+        ints[code.start : code.start + slots.width] = codes[slots.start : slots.start + slots.width]
+    for place in layout.context_ints:
+        ints[place.start] = getattr(context, place.source)
+    return ints
+
+
+def _of_category(user: UserAt, column: TableColumn, category: npt.NDArray[np.uint32]) -> list[float]:
+    """Share or rate of each candidate's category. Category 0 (none) is in no table."""
+    table = user.table(column.table, column.ttl_us)
+    prior = column.prior
+    if prior is None:
+        total = table.total
+        by_category = {code: weight / total for code, (weight, _) in table.entries.items()} if total > 0 else {}
+        absent = 0.0
+    else:
+        by_category = {
+            code: ratio(positive, weight, 1.0, prior.mean, prior.weight)
+            for code, (weight, positive) in table.entries.items()
+        }
+        absent = ratio(0.0, 0.0, 1.0, prior.mean, prior.weight)
+    return [by_category.get(code, absent) for code in category.tolist()]

@@ -1,0 +1,257 @@
+"""All items in memory, column by column: aggregates merged over partitions, attributes, and their values at time t."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+from millrace.events.v1 import events_pb2 as pb
+
+from definitions.attributes import main_category, read_attributes
+from definitions.item_state import ItemState, unpack_item
+from definitions.item_values import Gathered, item_features
+from definitions.layout import Layout
+from definitions.plan import Side
+from definitions.tiles import NEVER, end_tile, first_tile, ring_length
+
+_FIRST_CAPACITY = 1024
+_EMPTY = 0  # the slot of items that nobody knows: no events, no attributes
+
+
+@dataclass(frozen=True, eq=False)
+class ItemColumns:
+    """Items at one time. `known`: in the catalogue. `features` float32 (n, item columns in layout order), `ints` int64
+    (n, `Layout.item_int_names`), `category` uint32 (n,) main category codes, `codes` uint32 (n, code columns) of every
+    category attribute (`Layout.item.codes`), `markers` partition -> offset below which its partials are in.
+    """
+
+    item_ids: npt.NDArray[np.uint64]
+    known: npt.NDArray[np.bool_]
+    features: npt.NDArray[np.float32]
+    ints: npt.NDArray[np.int64]
+    category: npt.NDArray[np.uint32]
+    codes: npt.NDArray[np.uint32]
+    markers: dict[int, int]
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+
+class _Arrays:
+    """The columns, one row a slot. Tiles are rings: tile i of a class lies in cell i mod R of its measure."""
+
+    def __init__(self, side: Side, capacity: int) -> None:
+        self.ids = np.zeros(capacity, np.uint64)
+        self.known = np.zeros(capacity, bool)
+        self.newest_us = np.full(capacity, NEVER, np.int64)
+        self.totals = np.zeros((capacity, len(side.measures)), np.int64)
+        self.decay_values = np.zeros((capacity, len(side.decays)), np.float64)
+        self.decay_times = np.full((capacity, len(side.decays)), NEVER, np.int64)
+        self.recencies = np.full((capacity, len(side.recencies)), NEVER, np.int64)
+        self.numbers = np.full((capacity, len(side.numbers)), np.nan, np.float64)
+        self.codes = np.zeros((capacity, side.code_width), np.uint32)
+        self.category = np.zeros(capacity, np.uint32)
+        self.tiles = [
+            np.zeros((capacity, len(tiles.measures) * ring_length(tiles.keep_us, tiles.hop_us)), np.int64)
+            for tiles in side.classes
+        ]
+
+    def take_over(self, older: "_Arrays") -> None:
+        """Copy the rows of smaller arrays."""
+        n = len(older.ids)
+        for name, column in vars(older).items():
+            if name != "tiles":
+                getattr(self, name)[:n] = column
+        for mine, theirs in zip(self.tiles, older.tiles, strict=True):
+            mine[:n] = theirs
+
+
+class ItemSnapshot:
+    """What a gateway knows of items. Thread-safe: one thread may put, apply and mark while others view."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._side = layout.item
+        self._rings = [ring_length(tiles.keep_us, tiles.hop_us) for tiles in self._side.classes]
+        self._writing = Lock()  # one writer at a time; readers do not wait while it decodes
+        self._lock = Lock()  # around every touch of what follows
+        self._arrays = _Arrays(self._side, _FIRST_CAPACITY)
+        self._slots: dict[int, int] = {}
+        self._markers: dict[int, int] = {}
+        self._version = 0
+        self._popular: tuple[int, int, npt.NDArray[np.uint64], npt.NDArray[np.float32]] | None = None
+        self._partials: dict[int, dict[int, bytes]] = {}  # item -> partition -> the newest applied
+        self._pending: dict[int, dict[int, bytes | None]] = {}  # partition -> item -> not yet marked
+        self._int_codes = [slot for ints in layout.item_code_ints for slot in _span(ints.codes.start, ints.codes.width)]
+
+    def __len__(self) -> int:
+        """Number of items in the catalogue."""
+        with self._lock:
+            return int(np.count_nonzero(self._arrays.known))
+
+    def put_item(self, item: pb.Item) -> None:
+        """Take an item of the catalogue over; `deleted` removes it, its aggregates stay."""
+        if item.deleted:
+            numbers, codes, category = [np.nan] * len(self._side.numbers), [0] * self._side.code_width, 0
+        else:
+            numbers, codes = read_attributes(self._side, item.attributes)
+            category = main_category(self._layout.usecase, item)
+        with self._writing, self._lock:
+            slot = self._slot(item.id)
+            arrays = self._arrays
+            arrays.known[slot] = not item.deleted
+            arrays.numbers[slot], arrays.codes[slot], arrays.category[slot] = numbers, codes, category
+            self._version += 1
+
+    def apply(self, partition: int, item_id: int, content: bytes | None) -> None:
+        """Hold a partial back until its partition's next marker; None (a tombstone) takes the partition's part away.
+
+        Raises:
+            LayoutMismatch, CorruptRow: nothing was taken over; skip the record and count it.
+        """
+        if content is not None:
+            unpack_item(self._layout, content)
+        with self._writing:
+            self._pending.setdefault(partition, {})[item_id] = content
+
+    def mark(self, partition: int, offset: int) -> None:
+        """A marker: all of the partition below `offset` becomes visible, at once."""
+        with self._writing:
+            pending = self._pending.pop(partition, {})
+            for item_id, content in pending.items():
+                parts = self._partials.setdefault(item_id, {})
+                if content is None:
+                    parts.pop(partition, None)
+                else:
+                    parts[partition] = content
+            merged = [self._merge(item_id) for item_id in pending]
+            with self._lock:
+                self._write(list(pending), merged)
+                self._markers[partition] = offset
+                self._version += 1
+
+    def markers(self) -> dict[int, int]:
+        """Partition -> offset of its newest marker."""
+        with self._lock:
+            return dict(self._markers)
+
+    def known(self, item_ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Which items are in the catalogue, (n,)."""
+        with self._lock:
+            return self._arrays.known[self._rows(item_ids)]
+
+    def view(self, item_ids: npt.NDArray[np.uint64], time_us: int) -> ItemColumns:
+        """The items at t, in the order asked; unknown ones are empty, not an error."""
+        with self._lock:
+            arrays, rows = self._arrays, self._rows(item_ids)
+            gathered = Gathered(
+                newest_us=arrays.newest_us[rows],
+                totals=arrays.totals[rows],
+                decay_values=arrays.decay_values[rows],
+                decay_times=arrays.decay_times[rows],
+                recencies=arrays.recencies[rows],
+                numbers=arrays.numbers[rows],
+                tiles=self._tiles(rows, time_us),
+            )
+            known, category, codes = arrays.known[rows], arrays.category[rows], arrays.codes[rows]
+            markers = dict(self._markers)
+        return ItemColumns(
+            item_ids=item_ids,
+            known=known,
+            features=item_features(self._side, gathered, time_us),
+            ints=codes[:, self._int_codes].astype(np.int64),
+            category=category,
+            codes=codes,
+            markers=markers,
+        )
+
+    def popular(self, limit: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]:
+        """The catalogue's items with the largest label-weighted totals, best first, ties by id: ids, scores."""
+        with self._lock:
+            cached = self._popular
+            if cached is not None and cached[0] == self._version and cached[1] >= limit:
+                return cached[2][:limit], cached[3][:limit]
+            version = self._version
+            rows = np.flatnonzero(self._arrays.known)
+            ids, totals = self._arrays.ids[rows], self._arrays.totals[rows]
+        scores = np.zeros(len(ids))
+        for measure, weight in self._layout.popularity:
+            scores += weight * totals[:, measure]
+        if limit < len(ids):  # a whole sort of a million items would take a second
+            bound = np.partition(scores, len(ids) - limit)[len(ids) - limit] if limit else np.inf
+            better = np.flatnonzero(scores >= bound)
+            ids, scores = ids[better], scores[better]
+        order = np.lexsort((ids, -scores))[:limit]
+        best = version, limit, ids[order], scores[order].astype(np.float32)
+        with self._lock:
+            self._popular = best
+        return best[2], best[3]
+
+    def _rows(self, item_ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        slots = self._slots
+        return np.array([slots.get(item_id, _EMPTY) for item_id in item_ids.tolist()], np.int64)
+
+    def _slot(self, item_id: int) -> int:
+        """The item's slot, a new one where it has none; capacity doubles when it is used up."""
+        slot = self._slots.get(item_id)
+        if slot is None:
+            slot = self._slots[item_id] = len(self._slots) + 1
+            if slot >= len(self._arrays.ids):
+                larger = _Arrays(self._side, 2 * len(self._arrays.ids))
+                larger.take_over(self._arrays)
+                self._arrays = larger
+            self._arrays.ids[slot] = item_id
+        return slot
+
+    def _merge(self, item_id: int) -> ItemState:
+        """The item over all partitions, in their order: decayed sums are floats, and must not depend on arrival."""
+        state = ItemState(self._side)
+        for _, content in sorted(self._partials[item_id].items()):
+            state.merge(self._side, unpack_item(self._layout, content))
+        return state
+
+    def _write(self, item_ids: Iterable[int], states: list[ItemState]) -> None:
+        slots = [self._slot(item_id) for item_id in item_ids]
+        if not slots:
+            return
+        arrays = self._arrays
+        arrays.newest_us[slots] = [state.newest_us for state in states]
+        for name in ("totals", "decay_values", "decay_times", "recencies"):
+            column = getattr(arrays, name)
+            if column.shape[1]:
+                column[slots] = [getattr(state, name) for state in states]
+        first = 0
+        for tiles, ring, cells in zip(self._side.classes, self._rings, arrays.tiles, strict=True):
+            cells[slots] = 0
+            rows: list[int] = []
+            places: list[int] = []
+            sums: list[int] = []
+            for slot, state in zip(slots, states, strict=True):
+                oldest = state.newest_us // tiles.hop_us - ring  # a partition that fell behind keeps older tiles
+                for offset in range(len(tiles.measures)):
+                    for index, total in state.tiles[first + offset].items():
+                        if index > oldest:
+                            rows.append(slot)
+                            places.append(offset * ring + index % ring)
+                            sums.append(total)
+            cells[rows, places] = sums
+            first += len(tiles.measures)
+
+    def _tiles(self, rows: npt.NDArray[np.int64], time_us: int) -> dict[tuple[int, int], npt.NDArray[np.int64]]:
+        """(hop, window) -> sums (n, measures of the class), for each window that a feature reads."""
+        sums: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
+        newest_us = self._arrays.newest_us[rows]
+        for number, (tiles, ring) in enumerate(zip(self._side.classes, self._rings, strict=True)):
+            newest_tile = (newest_us // tiles.hop_us)[:, None]
+            for window_us in self._side.windows_of(tiles):
+                wanted = np.arange(first_tile(time_us, window_us, tiles.hop_us), end_tile(time_us, tiles.hop_us))
+                there = (wanted <= newest_tile) & (wanted > newest_tile - ring)
+                places = (np.arange(len(tiles.measures))[:, None] * ring + wanted % ring).ravel()
+                cells = self._arrays.tiles[number][rows[:, None], places].reshape(len(rows), -1, len(wanted))
+                sums[tiles.hop_us, window_us] = (cells * there[:, None, :]).sum(axis=2)
+        return sums
+
+
+def _span(start: int, width: int) -> range:
+    return range(start, start + width)

@@ -1,0 +1,85 @@
+"""Items' values at time t, vectorised over items: the gateway's snapshot and backfill evaluate by this one function."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from definitions.plan import Side
+from definitions.tiles import NEVER, ratio
+
+_SECOND_US = 1e6
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """Aggregates of n items. `tiles`: (hop, window) -> int64 (n, measures of that hop's class), summed over the window.
+
+    Totals int64 (n, measures); decayed values float64 and their times int64 (n, decays); recencies int64
+    (n, recencies); numbers float64 (n, numbers), NaN = absent; `newest_us` int64 (n,). A time that has not been is
+    `NEVER`.
+    """
+
+    newest_us: npt.NDArray[np.int64]
+    totals: npt.NDArray[np.int64]
+    decay_values: npt.NDArray[np.float64]
+    decay_times: npt.NDArray[np.int64]
+    recencies: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.float64]
+    tiles: Mapping[tuple[int, int], npt.NDArray[np.int64]]
+
+
+def item_features(side: Side, items: Gathered, time_us: int | npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """float32 (n, item columns in layout order), no NaN. `time_us`: one time, or int64 (n,) one for each row."""
+    n = len(items.newest_us)
+    place = {position: index for index, position in enumerate(side.positions)}
+    features = np.empty((n, len(place)), np.float32)
+    sums = [_sum(side, items, index) for index in range(len(side.sums))]
+    for window in side.window_columns:
+        num, den = sums[window.num], None if window.den is None else sums[window.den]
+        if window.ttl_us is not None:
+            fresh = _fresh(items, time_us, window.ttl_us)
+            num, den = num * fresh, None if den is None else den * fresh
+        features[:, place[window.position]] = (
+            num / window.scale if den is None else ratio(num, den, window.scale, window.prior.mean, window.prior.weight)
+        )
+    for column in side.decayed_columns:
+        weight = _decay(side, items, column.num, time_us)
+        weights = None if column.den is None else _decay(side, items, column.den, time_us)
+        if column.ttl_us is not None:
+            fresh = _fresh(items, time_us, column.ttl_us)
+            weight, weights = weight * fresh, None if weights is None else weights * fresh
+        features[:, place[column.position]] = (
+            weight / column.scale
+            if weights is None
+            else ratio(weight, weights, column.scale, column.prior.mean, column.prior.weight)
+        )
+    for recency in side.recency_columns:
+        newest_us = items.recencies[:, recency.recency]
+        age_us = np.clip(time_us - np.maximum(newest_us, time_us - recency.cap_us), 0, recency.cap_us)
+        if recency.ttl_us is not None:
+            age_us = np.where(_fresh(items, time_us, recency.ttl_us), age_us, recency.cap_us)
+        features[:, place[recency.position]] = age_us / _SECOND_US
+    for number in side.number_columns:
+        values = items.numbers[:, number.number]
+        features[:, place[number.position]] = np.where(np.isnan(values), number.default, values)
+    return features
+
+
+def _sum(side: Side, items: Gathered, index: int) -> npt.NDArray[np.int64]:
+    spec = side.sums[index]
+    if spec.window_us is None:
+        return items.totals[:, spec.measure]
+    return items.tiles[spec.hop_us, spec.window_us][:, side.place_in_class(spec)]
+
+
+def _decay(side: Side, items: Gathered, index: int, time_us: int | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Values at t; items have no block, so an event at or after t counts as if it were now."""
+    times = items.decay_times[:, index]
+    age_us = np.where(times == NEVER, 0, np.maximum(time_us - np.maximum(times, NEVER // 2), 0))
+    return np.asarray(items.decay_values[:, index] * np.exp2(-age_us / side.decays[index].half_life_us))
+
+
+def _fresh(items: Gathered, time_us: int | npt.NDArray[np.int64], ttl_us: int) -> npt.NDArray[np.bool_]:
+    return np.asarray(items.newest_us >= time_us - ttl_us)
