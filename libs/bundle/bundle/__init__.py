@@ -9,6 +9,7 @@ from bundle.errors import (
     ScoringError,
 )
 from bundle.folder import Bundle, Golden, check_golden, load_bundle, write_bundle
+from bundle.inputs import IntInputs
 from bundle.manifest import Manifest, TensorSpec, TrainingWindow, read_manifest
 from bundle.scorer import OnnxScorer
 
@@ -18,6 +19,7 @@ __all__ = [
     "BundleError",
     "Golden",
     "GoldenError",
+    "IntInputs",
     "IntegrityError",
     "Manifest",
     "ManifestError",

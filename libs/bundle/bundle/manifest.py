@@ -39,7 +39,9 @@ class Manifest(_Frozen):
     revision: int = Field(ge=1, description="revision of the online rows that the model reads")
     layout_hash: int = Field(ge=0, lt=2**32)
     feature_names: tuple[str, ...] = Field(min_length=1, description="columns of input `features`, in order")
-    int_names: tuple[str, ...] = Field(default=(), description="columns of input `int_features`, in order; may be empty")
+    int_names: tuple[str, ...] = Field(
+        default=(), description="columns of input `int_features`, in order; may be empty"
+    )
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     window: TrainingWindow

@@ -1,0 +1,147 @@
+"""Triton's model repository on disk: versions appear and vanish by rename, the configuration is replaced by rename."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Literal
+
+from bundle import Bundle, Manifest, TensorSpec
+
+from pipelines.errors import DeployError
+
+Profile = Literal["python", "onnxruntime_cpu", "onnxruntime_gpu"]
+"""`python`: native Triton, whose wheel has no ONNX backend. The others: NVIDIA's image."""
+
+_TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
+_CONFIG = "config.pbtxt"
+_WARM_ROWS = (128, 256, 512, 1024, 2048)  # what requests are padded to on a GPU (serving.md section 3)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """The repository at `root`, and where template and wrapper come from (`infra/triton`)."""
+
+    root: Path
+    templates: Path
+    profile: Profile = "python"
+
+    def versions(self, name: str) -> list[int]:
+        """Versions on disk, ascending."""
+        return sorted(int(each.name) for each in (self.root / name).glob("*") if each.name.isdecimal())
+
+    def add(self, bundle: Bundle) -> bool:
+        """Put the bundle's version there; False if it was there already, byte for byte.
+
+        Raises:
+            DeployError: that version is there with another model, or the template is missing.
+        """
+        folder = self.root / bundle.manifest.name / str(bundle.manifest.version)
+        graph = bundle.model_path.read_bytes()
+        if folder.exists():
+            if (folder / "model.onnx").is_file() and (folder / "model.onnx").read_bytes() == graph:
+                return False
+            raise DeployError(f"{folder}: holds another model of the same version; train a new version, or remove it")
+        aside = folder.with_name(folder.name + ".tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        _write(aside / "model.onnx", graph)
+        if self.profile == "python":
+            _write(aside / "model.py", self._template("model.py").encode())
+        aside.rename(folder)
+        _sync(folder.parent)
+        return True
+
+    def remove(self, name: str, version: int) -> None:
+        """Take a version away; renamed first, so that no half of it is ever seen."""
+        folder = self.root / name / str(version)
+        aside = folder.with_name(folder.name + ".tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        if folder.exists():
+            folder.rename(aside)
+            shutil.rmtree(aside)
+
+    def configure(self, manifest: Manifest, live: Sequence[int]) -> None:
+        """Replace `config.pbtxt`: exactly the versions `live` are to be loaded."""
+        folder = self.root / manifest.name
+        aside = folder / (_CONFIG + ".tmp")
+        _write(aside, self.render(manifest, live).encode())
+        aside.replace(folder / _CONFIG)
+        _sync(folder)
+
+    def read_config(self, name: str) -> bytes | None:
+        """The present configuration, to be put back by `restore_config`."""
+        path = self.root / name / _CONFIG
+        return path.read_bytes() if path.is_file() else None
+
+    def restore_config(self, name: str, config: bytes | None) -> None:
+        """Undo `configure`; None removes the configuration."""
+        path = self.root / name / _CONFIG
+        if config is None:
+            path.unlink(missing_ok=True)
+            return
+        aside = path.with_name(_CONFIG + ".tmp")
+        _write(aside, config)
+        aside.replace(path)
+
+    def render(self, manifest: Manifest, live: Sequence[int]) -> str:
+        """Text of `config.pbtxt` for the versions `live`."""
+        tensors = [_tensor("input", spec) for spec in manifest.inputs] + [
+            _tensor("output", spec) for spec in manifest.outputs
+        ]
+        gpu = self.profile == "onnxruntime_gpu"
+        return Template(self._template("config.pbtxt.template")).substitute(
+            name=manifest.name,
+            backend="python" if self.profile == "python" else "onnxruntime",
+            file="model.py" if self.profile == "python" else "model.onnx",
+            kind="KIND_GPU" if gpu else "KIND_CPU",
+            count=2,
+            live=", ".join(str(version) for version in sorted(set(live))),
+            tensors="\n".join(tensors),
+            extra=_gpu(manifest) if gpu else "",
+        )
+
+    def _template(self, name: str) -> str:
+        try:
+            return (self.templates / name).read_text()
+        except OSError as exc:
+            raise DeployError(
+                f"{self.templates / name}: cannot be read ({exc.strerror}); it is part of infra/triton"
+            ) from exc
+
+
+def _tensor(kind: str, spec: TensorSpec) -> str:
+    # Triton adds the rows itself.
+    return f'{kind} [ {{ name: "{spec.name}" data_type: {_TYPES[spec.dtype]} dims: [ {spec.shape[1]} ] }} ]'
+
+
+def _gpu(manifest: Manifest) -> str:
+    """Memory that grows by need, and a warm-up for each padded size."""
+    inputs = " ".join(
+        f'inputs {{ key: "{spec.name}" value: {{ data_type: {_TYPES[spec.dtype]} dims: [ {spec.shape[1]} ] '
+        "zero_data: true } }"
+        for spec in manifest.inputs
+    )
+    warm = [f'model_warmup [ {{ name: "rows {rows}" batch_size: {rows} {inputs} }} ]' for rows in _WARM_ROWS]
+    parameters = [
+        'parameters { key: "arena_extend_strategy" value: { string_value: "1" } }',
+        'parameters { key: "gpu_mem_limit" value: { string_value: "2147483648" } }',
+    ]
+    return "\n".join([*parameters, *warm])
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
