@@ -21,7 +21,7 @@ from local_stack.components.valkey import REMEDY as VALKEY_REMEDY
 from local_stack.components.valkey import find_valkey
 from local_stack.components.valkey import valkey as valkey_component
 from local_stack.errors import MissingProgram
-from local_stack.home import Home
+from local_stack.home import Home, checkout_root
 from local_stack.java import Java, find_java
 from local_stack.java import lacking as java_lacking
 from local_stack.ports import Ports
@@ -50,7 +50,7 @@ def running(component: Component, home: Home) -> Iterator[Component]:
 @pytest.fixture(scope="session")
 def server_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """Home of the servers that tests start alone."""
-    return Home(tmp_path_factory.mktemp("servers"))
+    return Home(tmp_path_factory.mktemp("servers"), downloads=checkout_root() / ".millrace" / "dist")
 
 
 @pytest.fixture(scope="session")

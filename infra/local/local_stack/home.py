@@ -14,11 +14,12 @@ class Home:
     """The folders of one stack. Several stacks on one machine have different roots and port offsets."""
 
     root: Path
+    downloads: Path | None = None  # where `dist` is, if not in `root`: tests share the checkout's
 
     @property
     def dist(self) -> Path:
         """Downloads, filled aside and renamed: each folder is complete or absent."""
-        return self.root / "dist"
+        return self.downloads or self.root / "dist"
 
     @property
     def run(self) -> Path:

@@ -1,0 +1,134 @@
+# The menu of this repository: `make` lists it. Every target does its own set-up and can be repeated.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+
+UV := .tools/bin/uv
+BIN := .venv/bin
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PACKAGES := definitions stores bundle servicekit collector features archiver gateway pipelines local_stack loadtest millrace_cli
+MANIFESTS := $(wildcard pyproject.toml */pyproject.toml */*/pyproject.toml)
+export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/$(BIN):$(PATH)
+
+##@ Everyday
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z][a-z0-9-]*:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: setup system ## The whole loop on real data; PROFILE=embedded|real, KEEP=1 leaves the stack running
+	@$(BIN)/millrace demo --json $(if $(PROFILE),--profile $(PROFILE)) $(if $(KEEP),--keep)
+
+up: setup system ## Start the native stack; PROFILE=embedded|real
+	@$(BIN)/millrace up $(if $(PROFILE),--profile $(PROFILE))
+
+down: setup ## Stop it; its state stays
+	@$(BIN)/millrace down
+
+status: setup ## Each process of it, and whether it works
+	@$(BIN)/millrace status
+
+doctor: setup ## What this machine has and lacks
+	@$(BIN)/millrace doctor
+
+##@ Checks
+check: lint types imports unit ## Before every commit
+
+lint: setup ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup ## Let ruff repair what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: setup ## mypy, strict
+	$(BIN)/mypy $(PACKAGES:%=-p %) -p millrace
+
+imports: setup ## Who may import whom
+	$(BIN)/lint-imports
+
+drift: protos ## Generated code is what the protos say
+	@changed="$$(git status --porcelain protos/gen)"; \
+	if [ -n "$$changed" ]; then echo "protos/gen is not what the .proto files say: commit what make protos wrote"; \
+	  echo "$$changed"; exit 1; fi
+
+unit: setup ## Fast tests; s=gateway for one member
+	$(BIN)/pytest -q $(if $(s),$(wildcard services/$(s) libs/$(s) $(s)))
+
+contract: setup system dist ## One suite an interface, on embedded and real implementations
+	$(BIN)/pytest -q tests/contract -m "real or not real"
+
+e2e: setup system dist ## The whole stack: Kafka, Cassandra, Valkey, Triton and our services
+	$(BIN)/pytest -q tests/e2e -m "real or not real"
+
+test: lint types imports drift unit contract e2e ## Everything the README promises, real stores included
+
+chaos: setup system dist ## Kills under load; at most 20 min
+	$(BIN)/pytest -q tests/chaos -m chaos
+
+manifests: setup ## Kubernetes, rendered and checked against its schemas, offline
+	$(UV) run --frozen --all-packages --group manifests pytest -q k8s/tests
+
+isolated: $(UV) ## Each member alone, in an environment of what it declares
+	@for folder in $(patsubst %/pyproject.toml,%,$(wildcard */pyproject.toml */*/pyproject.toml)); do \
+	  [ -n "$$(ls $$folder/tests/test_*.py 2>/dev/null)" ] || continue; \
+	  name="$$(sed -n 's/^name = "\(.*\)"/\1/p' $$folder/pyproject.toml | head -1)"; echo "$$name"; \
+	  $(UV) run --isolated --frozen --package "$$name" --no-dev --group test pytest -q "$$folder"; \
+	done
+
+ci: test isolated manifests chaos ## What CI runs
+
+##@ Set-up
+setup: .venv/.synced ## uv and the Python environment (every target does this)
+
+protos: setup ## Generate protos/gen
+	$(BIN)/python protos/generate.py
+
+dist: setup ## Fetch jars and Triton's environment into .millrace/dist, where this machine can run them
+	@$(BIN)/python -m local_stack
+
+hooks: setup ## Run the checks before each commit (pre-commit)
+	$(UV) tool run pre-commit install
+
+clean: ## Remove caches
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv/*' -not -path './.tools/*' -prune -exec rm -rf {} +
+
+distclean: clean ## Remove environments, downloads and all local state; stops the stack first
+	[ ! -x $(BIN)/millrace ] || $(BIN)/millrace down
+	rm -rf .venv .tools .millrace
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "Python 3.11 or newer is needed: install it, or give its path as PYTHON=..."; exit 3; }
+	@echo "installing uv into .tools"
+	@$(PYTHON) -m venv .tools \
+	  || { echo "$(PYTHON) cannot make environments: install its venv module (Debian: apt install python3-venv)"; exit 3; }
+	@.tools/bin/pip install --quiet --disable-pip-version-check 'uv>=0.9'
+
+.venv/.synced: $(UV) uv.lock $(MANIFESTS)
+	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python $(PYTHON) .venv
+	@echo "installing the Python environment from uv.lock"
+	@$(UV) sync --frozen --all-packages
+	@touch $@
+
+# What only the system can give. Debian starts a server that it installs, at the port that ours needs: a policy says no.
+system:
+	@command -v valkey-server >/dev/null || command -v redis-server >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing redis-server by apt"; \
+	    policy=/usr/sbin/policy-rc.d; \
+	    [ -e $$policy ] || { trap 'rm -f /usr/sbin/policy-rc.d' EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; }; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    { apt-get install -y -qq redis-server || { apt-get update -qq && apt-get install -y -qq redis-server; }; } \
+	      >.redis-install.log 2>&1 \
+	      || { tail -5 .redis-install.log; echo "redis-server could not be installed: rows will be in LMDB"; }; \
+	    rm -f .redis-install.log; \
+	  else \
+	    echo "redis-server is not installed: rows will be in LMDB (as root: apt install redis-server)"; \
+	  fi; }
+
+.PHONY: help demo up down status doctor check lint format types imports drift unit contract e2e test chaos manifests \
+  isolated ci setup protos dist hooks clean distclean system
