@@ -1,0 +1,89 @@
+"""The features process: `python -m features`."""
+
+import sys
+from collections.abc import Sequence
+
+from definitions.errors import DefinitionsError
+from definitions.layout import Layout, layout_of
+from definitions.usecase import find_usecase
+from servicekit import kit as servicekit
+from servicekit.errors import LogError
+from servicekit.kafka import log_id, partitions_of
+from servicekit.settings import EXIT_BAD_INPUT, load_settings
+from servicekit.topics import topic
+from stores.errors import StoreError
+from stores.online import OnlineStore, open_online
+
+from features.checkpoints import CheckpointFolder
+from features.errors import FeaturesError
+from features.kafka import KafkaItems, KafkaSource, owned_partitions
+from features.loop import FeatureLoop, Pace
+from features.metrics import FeatureMetrics
+from features.owned import Owned
+from features.partition import KINDS, PartitionState
+from features.settings import Settings
+
+EXIT_ENVIRONMENT = 3  # a restart may help
+
+
+def main() -> int:
+    """Settings, defaults, wiring, serve, drain."""
+    settings = load_settings(Settings)
+    try:
+        layouts = [layout_of(find_usecase(name, settings.usecase_dir), settings.revision) for name in settings.usecases]
+    except DefinitionsError as exc:
+        sys.stderr.write(f"MILLRACE_USECASES: {exc}\n")
+        return EXIT_BAD_INPUT
+    with servicekit.start("features", settings) as kit:
+        kit.ready.expect("replayed")
+        try:
+            return serve(kit, settings, layouts)
+        except (FeaturesError, LogError, StoreError) as exc:
+            kit.log.error("stopped", error=str(exc), kind=type(exc).__name__)
+            return EXIT_ENVIRONMENT
+
+
+def serve(kit: servicekit.Kit, settings: Settings, layouts: Sequence[Layout]) -> int:
+    """Build the clients, run the loop until a stop is asked for, save everything."""
+    identity = settings.log_id or log_id(settings.kafka)
+    owned: list[Owned] = []
+    stores: list[OnlineStore] = []
+    for layout in layouts:
+        name = layout.usecase.name
+        store = open_online(name, layout.revision, valkey=settings.valkey, lmdb_path=settings.online_path)
+        stores.append(store)
+        root = settings.checkpoints / identity / f"{name}.{layout.revision}"
+        owned += [
+            Owned(name, PartitionState(layout, partition), CheckpointFolder(root / str(partition)), store)
+            for partition in owned_partitions(settings.kafka, name, settings.replica, settings.replicas)
+        ]
+    source = KafkaSource(settings.kafka, [each.place(kind) for each in owned for kind in KINDS])
+    items = KafkaItems(
+        settings.kafka,
+        {
+            layout.usecase.name: partitions_of(settings.kafka, topic(layout.usecase.name, "item-features"))
+            for layout in layouts
+        },
+    )
+    loop = FeatureLoop(
+        owned,
+        source,
+        items,
+        FeatureMetrics(kit.registry),
+        pace=Pace(checkpoint_s=settings.checkpoint_s),
+        on_ready=lambda ready: kit.ready.set("replayed", ready),
+    )
+    kit.post("/flush", lambda: {"offsets": loop.request_checkpoint()})
+    try:
+        loop.run(kit.stop)  # ends with a last emission and checkpoint
+        kit.drain(settings.drain_s)
+    finally:
+        items.close()
+        source.close()
+        for store in stores:
+            store.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

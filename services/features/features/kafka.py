@@ -1,0 +1,193 @@
+"""Kafka as the loop's source and sink: kafka-python's consumer and producer, assigned by hand."""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+import structlog
+from definitions.records import LogRecord
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError
+from kafka.structs import OffsetAndMetadata
+from servicekit.errors import LogError
+from servicekit.kafka import make_consumer, make_producer, partitions_of, translate, translated
+from servicekit.topics import item_features_key, marker_value, topic
+
+from features.errors import PublishFailed, UnevenPartitions
+from features.log import Batch, Bounds, Place
+from features.partition import INTERACTIONS, USERS
+
+GROUP: Final = "features"  # under which dashboards find our offsets; nobody joins it
+_ASK_MS: Final = 10_000
+_FLUSH_S: Final = 30.0
+# A fetch that waits at the broker leaves out partitions whose last answer is still being read, so a record of theirs
+# may have to wait for the fetch to end: 100 ms bounds that, for ten empty fetches a second when idle.
+_FETCH_WAIT_MS: Final = 100
+
+
+def owned_partitions(bootstrap: str, usecase: str, replica: int, replicas: int) -> list[int]:
+    """The partitions of a use case that belong to this replica: p mod `replicas`.
+
+    Raises:
+        UnevenPartitions: a user's events and attributes could lie in partitions of different owners.
+        LogError: no broker, or no such topic.
+    """
+    counts = {kind: partitions_of(bootstrap, topic(usecase, kind)) for kind in (INTERACTIONS, USERS)}
+    if len(set(counts.values())) > 1:
+        raise UnevenPartitions(
+            f"{usecase}: interactions has {counts[INTERACTIONS]} partitions, users {counts[USERS]}; "
+            "give both the same number in infra/kafka/topics.yaml and make the topics anew"
+        )
+    return [partition for partition in range(counts[INTERACTIONS]) if partition % replicas == replica]
+
+
+class KafkaSource:
+    """The places of this worker, read by one consumer without a group."""
+
+    def __init__(self, bootstrap: str, places: Collection[Place]) -> None:
+        self._names = {
+            TopicPartition(
+                topic(place.usecase, "users" if place.kind == USERS else "interactions"), place.partition
+            ): place
+            for place in places
+        }
+        self._topics = {place: name for name, place in self._names.items()}
+        self._consumer: KafkaConsumer = make_consumer(bootstrap, fetch_max_wait_ms=_FETCH_WAIT_MS)
+        self._starts: Mapping[Place, int] = {}
+        self._committer = _Committer(bootstrap)
+
+    def bounds(self) -> Mapping[Place, Bounds]:
+        """First and end offset of every place, asked of the broker."""
+        names = list(self._names)
+        with translated("asking for offsets"):
+            first = self._consumer.beginning_offsets(names, timeout_ms=_ASK_MS)
+            ends = self._consumer.end_offsets(names, timeout_ms=_ASK_MS)
+        return {place: Bounds(first[name], ends[name]) for name, place in self._names.items()}
+
+    def start(self, offsets: Mapping[Place, int]) -> None:
+        """Assign all places and seek."""
+        self._starts = dict(offsets)
+        with translated("assigning partitions"):
+            self._consumer.assign(list(self._names))
+            for place, offset in offsets.items():
+                self._consumer.seek(self._topics[place], offset)
+
+    def poll(self, timeout_s: float) -> Sequence[Batch]:
+        """One batch a place; kafka-python returns as soon as anything is there."""
+        with translated("reading the log"):
+            polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
+        return [
+            Batch(
+                self._names[name],
+                [LogRecord(each.offset, each.timestamp * 1000, each.key, each.value) for each in records],
+                records[-1].offset + 1,
+            )
+            for name, records in polled.items()
+        ]
+
+    def positions(self) -> Mapping[Place, int]:
+        """The consumer's own positions, so that offsets without records (compaction) count as read."""
+        with translated("asking for positions"):
+            found = {place: self._consumer.position(name, timeout_ms=_ASK_MS) for name, place in self._names.items()}
+        return {place: self._starts[place] if at is None else at for place, at in found.items()}
+
+    def lags(self) -> Mapping[Place, int]:
+        """From the newest fetch answers."""
+        ends = {place: self._consumer.highwater(name) for name, place in self._names.items()}
+        return {place: max(0, ends[place] - at) for place, at in self.positions().items() if ends[place] is not None}
+
+    def commit(self, offsets: Mapping[Place, int]) -> None:
+        """Hand the offsets to a thread of their own."""
+        self._committer.put({self._topics[place]: offset for place, offset in offsets.items()})
+
+    def close(self) -> None:
+        """Give connections back."""
+        self._committer.close()
+        self._consumer.close(autocommit=False, timeout_ms=1_000)
+
+
+class KafkaItems:
+    """Writes `item-features`: all records of one origin to one partition, in order; a marker follows its partials."""
+
+    def __init__(self, bootstrap: str, partitions: Mapping[str, int]) -> None:
+        """`partitions`: of each use case's `item-features`."""
+        self._bootstrap = bootstrap
+        self._partitions = partitions
+        self._producer: KafkaProducer | None = make_producer(bootstrap)
+        self._failures: queue.SimpleQueue[BaseException] = queue.SimpleQueue()  # filled by the producer's thread
+
+    def publish(self, usecase: str, origin: int, partials: Mapping[int, bytes], epoch: int, offset: int) -> None:
+        """Buffer partials, then the marker."""
+        name, partition = topic(usecase, "item-features"), origin % self._partitions[usecase]
+        for item, partial in partials.items():
+            self._send(name, partition, item_features_key(item, origin), partial)
+        self._send(name, partition, item_features_key(0, origin), marker_value(epoch, offset))
+
+    def flush(self) -> None:
+        """Wait until everything is acknowledged, up to 30 s."""
+        if self._producer is not None:
+            try:
+                self._producer.flush(timeout=_FLUSH_S)
+            except KafkaError as exc:
+                self._fail(exc)
+        if not self._failures.empty():
+            self._fail(self._failures.get_nowait())
+
+    def close(self) -> None:
+        """Drop what is not flushed, and the connections."""
+        if self._producer is not None:
+            self._producer.close(timeout=0)
+            self._producer = None
+
+    def _send(self, name: str, partition: int, key: bytes, value: bytes) -> None:
+        try:
+            if self._producer is None:
+                self._producer = make_producer(self._bootstrap, connect_s=1.0)
+            self._producer.send(name, value=value, key=key, partition=partition).add_errback(self._failures.put)
+        except (KafkaError, LogError) as exc:
+            self._fail(exc)
+
+    def _fail(self, exc: BaseException) -> None:
+        """Begin anew with a fresh producer: one that lost a record may have lost its sequence too."""
+        self.close()
+        while not self._failures.empty():
+            self._failures.get_nowait()
+        error = exc if isinstance(exc, LogError) else translate(exc, "writing item-features")
+        raise PublishFailed(str(error)) from exc
+
+
+class _Committer:
+    """Commits offsets for dashboards, beside the loop: a slow or missing group coordinator costs nothing."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._wanted: queue.Queue[Mapping[TopicPartition, int] | None] = queue.Queue(maxsize=1)
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("features.commits")
+        self._thread = threading.Thread(target=self._run, name="commits", daemon=True)
+        self._thread.start()
+
+    def put(self, offsets: Mapping[TopicPartition, int] | None) -> None:
+        """Replace what waits to be committed."""
+        with contextlib.suppress(queue.Empty):
+            self._wanted.get_nowait()
+        self._wanted.put(offsets)
+
+    def close(self) -> None:
+        """Stop; what waits is left out."""
+        self.put(None)
+        self._thread.join(timeout=1.0)
+
+    def _run(self) -> None:
+        consumer: KafkaConsumer | None = None
+        while (offsets := self._wanted.get()) is not None:
+            try:
+                if consumer is None:
+                    consumer = make_consumer(self._bootstrap, group_id=GROUP)
+                positions = {name: OffsetAndMetadata(offset, "", -1) for name, offset in offsets.items()}
+                consumer.commit(positions, timeout_ms=_ASK_MS)
+            except (KafkaError, LogError) as exc:
+                self._log.debug("offsets not committed", error=str(exc))
+        if consumer is not None:
+            consumer.close(autocommit=False, timeout_ms=500)

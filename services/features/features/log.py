@@ -1,0 +1,72 @@
+"""What the loop needs of the log: a source of records and a sink for item partials. Kafka is one of each."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from definitions.records import LogRecord
+
+
+class Place(NamedTuple):
+    """One partition of one topic of one use case; `kind` is `interactions` or `users`."""
+
+    usecase: str
+    kind: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.usecase}.{self.kind} partition {self.partition}"
+
+
+class Batch(NamedTuple):
+    """The next records of a place, in offset order."""
+
+    place: Place
+    records: Sequence[LogRecord]
+    next_offset: int
+
+
+class Bounds(NamedTuple):
+    """What the log still has of a place: offsets `first` <= o < `end`."""
+
+    first: int
+    end: int
+
+
+class Source(Protocol):
+    """The log, read. Raises servicekit's LogUnavailable where a retry may help, else another LogError."""
+
+    def bounds(self) -> Mapping[Place, Bounds]:
+        """Of all places, as of now."""
+        ...
+
+    def start(self, offsets: Mapping[Place, int]) -> None:
+        """Read from these offsets; called again to begin anew."""
+        ...
+
+    def poll(self, timeout_s: float) -> Sequence[Batch]:
+        """What has arrived, waiting up to `timeout_s` for the first of it."""
+        ...
+
+    def positions(self) -> Mapping[Place, int]:
+        """Next offset to be read, by place; may be past the last record, where offsets carry none."""
+        ...
+
+    def lags(self) -> Mapping[Place, int]:
+        """Records known to be on the log and not read yet, without asking."""
+        ...
+
+    def commit(self, offsets: Mapping[Place, int]) -> None:
+        """Tell dashboards, without waiting; nothing depends on it."""
+        ...
+
+
+class ItemSink(Protocol):
+    """The topic `item-features`, written. Raises PublishFailed."""
+
+    def publish(self, usecase: str, origin: int, partials: Mapping[int, bytes], epoch: int, offset: int) -> None:
+        """Send partials by item id, then the marker: the origin's state below `offset` has been sent."""
+        ...
+
+    def flush(self) -> None:
+        """Wait until everything is acknowledged."""
+        ...

@@ -1,0 +1,133 @@
+"""One owned partition with its lease, its online store and its checkpoints."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
+
+from definitions.packed import read_header
+from stores.online import OnlineStore
+
+from features.checkpoints import CheckpointFolder
+from features.errors import OffsetGone, StoreAhead
+from features.log import Bounds, Place
+from features.partition import INTERACTIONS, KINDS, PartitionState
+
+_ROWS_PER_WRITE: Final = 2_000  # bounds memory and the store's transaction
+
+
+@dataclass
+class Owned:
+    """One partition of one use case, owned by this worker.
+
+    Attributes:
+        silent_until: log end at the lease, by kind; emptied once it is reached. Until then nothing is emitted, so
+            that readers never step back.
+        saved: offsets of the last checkpoint, by kind.
+        store_id: identity of the online store that holds this partition's rows.
+        oldest_us: broker's time of the oldest event that is not emitted yet.
+    """
+
+    usecase: str
+    state: PartitionState
+    folder: CheckpointFolder
+    store: OnlineStore
+    epoch: int = 0
+    silent_until: dict[str, int] = field(default_factory=dict)
+    saved: Mapping[str, int] = field(default_factory=dict)
+    store_id: str = ""
+    oldest_us: int | None = None
+
+    def place(self, kind: str) -> Place:
+        """Where records of `kind` come from."""
+        return Place(self.usecase, kind, self.state.partition)
+
+    def lease(self) -> None:
+        """Take the partition from whoever has it. StoreUnavailable where the store must be asked and is away."""
+        # Without checkpoints (a first start, or they are lost) the store may hold rows of any epoch: start above.
+        self.epoch = self.folder.lease(0 if self.folder.epochs() else _newest_epoch(self.store))
+
+    def restore(self, bounds: Mapping[Place, Bounds]) -> dict[Place, int]:
+        """Load the newest whole checkpoint; where to read on. `bounds` were read after the lease.
+
+        Raises:
+            OffsetGone, CheckpointUnusable: the state cannot be brought up to date from this log.
+        """
+        checkpoint = self.folder.newest(self.state.layout.layout_hash)
+        if checkpoint is not None:
+            self.state.restore(checkpoint)
+            self.store_id = checkpoint.store_id
+            self.saved = dict(self.state.offsets)
+        places = {kind: self.place(kind) for kind in KINDS}
+        self.silent_until = {kind: bounds[place].end for kind, place in places.items()}
+        return {place: _start(place, self.state.offsets[kind], bounds[place]) for kind, place in places.items()}
+
+    def write_rows(self) -> int:
+        """Write every changed row and wait for the store; how many.
+
+        Raises:
+            LeaseLost: another worker owns the partition.
+            StoreAhead: the store refused rows although this worker holds the newest lease.
+            StoreUnavailable: try again; the rows stay changed.
+        """
+        self.folder.check(self.epoch)
+        users = sorted(self.state.dirty_users())
+        remaining = iter(users)
+        while chunk := list(islice(remaining, _ROWS_PER_WRITE)):
+            rows = {user: self.state.users.row(user, self.epoch) for user in chunk}
+            if (won := self.store.write(rows)) < len(rows):
+                self.folder.check(self.epoch)
+                raise StoreAhead(
+                    f"{len(rows) - won} rows of {self.usecase} partition {self.state.partition} lost to rows newer "
+                    f"than epoch {self.epoch}: {self.folder.root} does not belong to this online store; remove one"
+                )
+        self.state.users_emitted()
+        return len(users)
+
+    def refill_if_emptied(self) -> int:
+        """Count every row as changed if the store was emptied or replaced; how many. StoreUnavailable: unknown."""
+        identity = self.store.identity()
+        if identity == self.store_id:
+            return 0
+        known = bool(self.store_id)
+        users = self.state.users.all_users()
+        self.state.refill(users)
+        self.store_id = identity
+        return len(users) if known else 0
+
+    def save(self) -> int:
+        """Write a checkpoint if anything has moved; its size in bytes.
+
+        Raises:
+            LeaseLost, CheckpointUnwritable: nothing was replaced.
+        """
+        if self.state.offsets == self.saved:
+            return 0
+        size = self.folder.save(self.state.checkpoint(self.epoch, self.store_id))
+        self.saved = dict(self.state.offsets)
+        return size
+
+
+def _start(place: Place, offset: int, bounds: Bounds) -> int:
+    """Where to read on; OffsetGone if the log cannot give what the state needs."""
+    if offset > bounds.end:
+        raise OffsetGone(
+            f"{place}: the state has read to {offset}, the log ends at {bounds.end}: this is another log under the "
+            "same id; remove this log id's folder under MILLRACE_CHECKPOINTS, or set MILLRACE_LOG_ID"
+        )
+    if offset < bounds.first:
+        if place.kind == INTERACTIONS:
+            raise OffsetGone(
+                f"{place}: offset {offset} is needed, retention has removed everything below {bounds.first}; "
+                "run `millrace rebuild`, which reads the archive first"
+            )
+        return bounds.first  # compaction removes only what a newer record of the same key has replaced
+    return offset
+
+
+def _newest_epoch(store: OnlineStore) -> int:
+    """Highest epoch of any stored row, 0 for none."""
+    newest, remaining = 0, iter(store.all_ids().tolist())
+    while chunk := list(islice(remaining, _ROWS_PER_WRITE)):
+        newest = max([newest, *(read_header(row).epoch for row in store.read_many(chunk).values())])
+    return newest

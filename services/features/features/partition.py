@@ -1,0 +1,118 @@
+"""The state of one partition: what its records do to it, what of it has changed, and how it is saved."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from definitions.dedupe import Deduper
+from definitions.item_state import ItemTable
+from definitions.layout import Layout
+from definitions.records import BadRecord, LogRecord, decode_interactions, decode_users
+from definitions.user_state import UserTable
+
+from features.checkpoints import Checkpoint
+
+INTERACTIONS: Final = "interactions"
+USERS: Final = "users"
+KINDS: Final = (INTERACTIONS, USERS)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What one batch came to."""
+
+    events: int  # that changed the state
+    duplicates: int = 0
+    bad: Sequence[BadRecord] = field(default=())
+    oldest_us: int | None = None  # broker's time of the oldest folded record
+
+
+class PartitionState:
+    """User rows, item partials and dedupe window after every record below `offsets`.
+
+    Folding is a function of the log alone: batch cuts, restarts and the wall clock change nothing.
+    """
+
+    def __init__(self, layout: Layout, partition: int) -> None:
+        self.layout = layout
+        self.partition = partition
+        self.offsets: dict[str, int] = dict.fromkeys(KINDS, 0)
+        self.users = UserTable(layout)
+        self.items = ItemTable(layout)
+        self._deduper = Deduper(layout.usecase.dedupe_offsets)
+        self._dirty_users: set[int] = set()
+        self._dirty_items: set[int] = set()
+        self._sent_items: set[int] = set()  # on their way, not yet acknowledged
+
+    def fold(self, kind: str, records: Sequence[LogRecord], next_offset: int) -> Folded:
+        """Apply the next records of one topic, in offset order."""
+        folded = self._fold_interactions(records) if kind == INTERACTIONS else self._fold_users(records)
+        self.offsets[kind] = next_offset
+        return folded
+
+    def _fold_interactions(self, records: Sequence[LogRecord]) -> Folded:
+        events, bad = decode_interactions(self.layout.usecase, self.partition, records)
+        keep = self._deduper.keep(events.event_id, events.offset)
+        kept = events if keep.all() else events.take(keep)
+        self.users.fold(kept)
+        self.items.fold(kept)
+        oldest_us = int(kept.timestamp_us.min()) if len(kept) else None
+        return Folded(len(kept), len(events) - len(kept), bad, oldest_us)
+
+    def _fold_users(self, records: Sequence[LogRecord]) -> Folded:
+        users, bad = decode_users(self.partition, records)
+        self.users.fold_users([user for _, user in users], [offset for offset, _ in users])
+        oldest_us = min((record.timestamp_us for record in records), default=None)
+        return Folded(len(users), 0, bad, oldest_us)
+
+    def dirty_users(self) -> set[int]:
+        """Users whose rows have changed since `users_emitted`."""
+        self._dirty_users.update(self.users.take_dirty())
+        return self._dirty_users
+
+    def dirty_items(self) -> set[int]:
+        """Items whose partials have changed since `items_sent`."""
+        self._dirty_items.update(self.items.take_dirty())
+        return self._dirty_items
+
+    def users_emitted(self) -> None:
+        """The store has answered for every dirty user."""
+        self._dirty_users.clear()
+
+    def items_sent(self) -> None:
+        """Every dirty item is on its way to the log."""
+        self._sent_items |= self._dirty_items
+        self._dirty_items.clear()
+
+    def items_acknowledged(self) -> None:
+        """The log has all that was sent."""
+        self._sent_items.clear()
+
+    def items_lost(self) -> None:
+        """The log may lack what was sent: send it again."""
+        self._dirty_items |= self._sent_items
+        self._sent_items.clear()
+
+    def refill(self, users: Sequence[int]) -> None:
+        """Count `users` as changed: the store has lost their rows."""
+        self._dirty_users.update(users)
+
+    def checkpoint(self, epoch: int, store_id: str) -> Checkpoint:
+        """Everything that `restore` needs."""
+        sections: Mapping[str, bytes] = {
+            "users": self.users.save(),
+            "items": self.items.save(),
+            "dedupe": self._deduper.save(),
+        }
+        return Checkpoint(epoch, self.layout.layout_hash, dict(self.offsets), store_id, sections)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint of the same layout; nothing is dirty afterwards."""
+        self.users.load(checkpoint.sections["users"])
+        self.items.load(checkpoint.sections["items"])
+        self._deduper.load(checkpoint.sections["dedupe"])
+        self.offsets = {kind: checkpoint.offsets[kind] for kind in KINDS}
+        self.users.take_dirty()
+        self.items.take_dirty()
+        self._dirty_users.clear()
+        self._dirty_items.clear()
