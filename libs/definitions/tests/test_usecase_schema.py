@@ -1,0 +1,139 @@
+"""The use-case file: what it accepts, and how it says what is wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from definitions.durations import DAY_US, HOUR_US, MINUTE_US, duration_us, hop_us
+from definitions.errors import UseCaseError
+from definitions.usecase import UseCase, find_usecase, load_usecase
+
+USECASES = Path(__file__).parents[3] / "usecases"
+SMALL = """
+usecase: small
+actions: [{name: view, label: 0}, {name: rate, label: {if_value_at_least: 4, weight: 1}}]
+attributes: {item: {genre: category, title: text}}
+category: item.genre
+features:
+  - {name: u_seen, of: user, kind: count, action: view, windows: [1h, all]}
+"""
+
+
+def test_the_shipped_use_case_loads_by_name_and_by_path() -> None:
+    """Both ways give the same use case."""
+    by_name = find_usecase("movies", USECASES)
+
+    assert by_name == find_usecase(str(USECASES / "movies.yaml"), Path("nowhere"))
+    assert by_name.action_names == ("view", "click", "rate")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field", "remedy"),
+    [
+        ("kind: count", "kind: recent_residual", "features.0", "not available yet"),
+        ("kind: count", "kind: history_score", "features.0", "not available yet"),
+        ("kind: count", "kind: median", "features.0", "'count'"),
+        ("windows: [1h", "windows: [61m", "windows", "is no multiple"),
+        ("windows: [1h", "windows: [1 hour", "windows", "such as 24h"),
+        ("windows: [1h, all]", "windows: [1h, 1h]", "features.0", "twice"),
+        ("action: view", "action: look", "feature u_seen", "use one of view, rate"),
+        ("kind: count", "kind: count, colour: red", "colour", "there is no such key"),
+        ("category: item.genre", "category: item.title", "category", "declare it under attributes.item"),
+        ("category: item.genre", "columns: {user: a}", "columns", "use one of"),
+        ("category: item.genre", "columns: {action: {const: look}}", "columns.action", "use one of view, rate"),
+        ("category: item.genre", "columns: {value: {unit: s}}", "columns.value", "give either"),
+        ("category: item.genre", "seen: {actions: [look]}", "seen.actions", "use one of view, rate"),
+        ("category: item.genre", "models: {ladder: [lr], fallback: ease}", "models", "add it there"),
+        ("{name: rate,", "{name: view,", "actions", "rename one"),
+        ("usecase: small", "usecase: 7", "usecase", "valid string"),
+        ("usecase: small", "[", "no valid YAML", ""),
+        (SMALL, "- a list", "must be a mapping", "usecase: <name>"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_file_field_and_remedy(
+    tmp_path: Path, old: str, new: str, field: str, remedy: str
+) -> None:
+    """One message tells where to look and what to do."""
+    assert old in SMALL
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL.replace(old, new, 1))
+
+    with pytest.raises(UseCaseError) as refused:
+        load_usecase(path)
+
+    assert str(path) in str(refused.value)
+    assert field in str(refused.value)
+    assert remedy in str(refused.value)
+
+
+def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
+    """Two wrong fields, two lines."""
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL.replace("1h", "61m") + "colour: red\nslos: 1\n")
+
+    with pytest.raises(UseCaseError, match=r"3 problem\(s\)"):
+        load_usecase(path)
+
+
+@pytest.mark.parametrize(
+    "feature",
+    [
+        {"name": "x", "of": "cross", "kind": "affinity_rate", "table": "u_seen"},
+        {"name": "x", "of": "cross", "kind": "candidate_seen", "history": "u_seen"},
+        {"name": "x", "of": "item", "kind": "attribute", "from": "title"},
+        {"name": "u_seen", "of": "item", "kind": "attribute", "from": "genre"},
+    ],
+)
+def test_a_feature_that_points_at_nothing_is_refused(feature: dict[str, str]) -> None:
+    """Tables, histories and attributes must be there, and names differ."""
+    content = yaml.safe_load(SMALL)
+    content["features"].append(feature)
+
+    with pytest.raises(ValueError, match=r"there is no|declare it|rename one"):
+        UseCase.model_validate(content)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    """An unknown name lists those that are there; a file must be called as its use case."""
+    (tmp_path / "other.yaml").write_text(SMALL)
+
+    with pytest.raises(UseCaseError, match="known: other"):
+        find_usecase("movies", tmp_path)
+    with pytest.raises(UseCaseError, match="must be the file's name"):
+        find_usecase("other", tmp_path)
+    with pytest.raises(UseCaseError, match="cannot be read"):
+        load_usecase(tmp_path / "none.yaml")
+
+
+def test_labels_follow_the_actions(everything: UseCase) -> None:
+    """A weight counts where its condition on the value holds; positives are those with a weight."""
+    action = np.array([0, 1, 2, 2], np.uint32)
+    value = np.array([9, 0, 4, 3.5], np.float32)
+
+    assert everything.label_weights(action, value).tolist() == [0, 0.2, 1, 0]
+    assert everything.is_positive(action, value).tolist() == [False, True, True, False]
+    assert everything.is_example(action).tolist() == [False, True, True, True]
+
+
+def test_the_label_section_overrules_the_actions() -> None:
+    """In `movies` only ratings are examples, whatever clicks are worth."""
+    movies = find_usecase("movies", USECASES)
+    action, value = np.array([1, 2, 2], np.uint32), np.array([0, 4, 3], np.float32)
+
+    assert movies.is_example(action).tolist() == [False, True, True]
+    assert movies.is_positive(action, value).tolist() == [False, True, False]
+
+
+def test_tiles_grow_with_the_window() -> None:
+    """5 min below 12 h, 1 h below 12 d, 1 d above."""
+    hops = {text: hop_us(duration_us(text)) for text in ("5m", "11h", "12h", "11d", "12d", "365d")}
+
+    assert hops == {
+        "5m": 5 * MINUTE_US,
+        "11h": 5 * MINUTE_US,
+        "12h": HOUR_US,
+        "11d": HOUR_US,
+        "12d": DAY_US,
+        "365d": DAY_US,
+    }
