@@ -22,7 +22,7 @@ SERVICE = "millrace.collector.v1.CollectorService"
 MALFORMED = b"\x0a\xff\xff\xff\xff\x0f"  # field 1 says 4 GiB follow
 
 
-class Servicer(collector_pb2_grpc.CollectorServiceServicer):  # type: ignore[misc]  # generated code is untyped
+class Servicer(collector_pb2_grpc.CollectorServiceServicer):
     """Answers by the name of the use case."""
 
     def __init__(self) -> None:
