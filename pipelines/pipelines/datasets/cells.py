@@ -102,9 +102,10 @@ def times_us(source: Source, cells: pl.Series, unit: str | None) -> npt.NDArray[
     elif unit is None:
         raise DataFileError(source.name, "holds times of an unknown unit", remedy, column=cells.name)
     else:
-        exact = cells.cast(pl.Int64, strict=False)
-        if unit in ("s", "ms", "us") and exact.null_count() == 0 and not cells.dtype.is_float():
-            stamps = exact.clip(-(2**40), 2**53 // int(_UNIT_US[unit]) * 100) * int(_UNIT_US[unit])
+        whole = cells.cast(pl.Int64, strict=False)
+        if unit != "ns" and whole.null_count() == 0 and not cells.dtype.is_float():
+            factor = int(_UNIT_US[unit])
+            stamps = whole.clip(0, MAX_TIME_US // factor) * factor  # the bounds themselves are refused below
         else:
             stamps = (cells.cast(pl.Float64, strict=False) * _UNIT_US[unit]).round().cast(pl.Int64, strict=False)
     good = (stamps > 0) & (stamps < MAX_TIME_US)
@@ -122,15 +123,13 @@ def codes_of(source: Source, cells: pl.Series, names: Sequence[str], what: str) 
     return text.replace_strict(list(names), list(range(len(names))), return_dtype=pl.UInt32).to_numpy()
 
 
-def small_integers(source: Source, cells: pl.Series, bits: int) -> npt.NDArray[np.uint64]:
-    """Unsigned integers below 2^bits, uint64 (n,); empty = 0."""
-    text = cells.str.strip_chars().replace("", None) if cells.dtype == pl.String else cells
-    values = text.cast(pl.UInt64, strict=False)
-    bad = (values.is_null() & text.is_not_null()) | (
-        values.fill_null(0) >= 2**bits if bits < 64 else values.is_null() & text.is_not_null()
-    )
-    source.refuse(cells, bad, "{cell} is no integer from 0", f"Codes are integers below 2^{bits}; correct the cell")
-    return values.fill_null(0).to_numpy()
+def small_codes(source: Source, cells: pl.Series) -> npt.NDArray[np.uint64]:
+    """Unsigned integers below 2^32, uint64 (n,); empty = 0."""
+    given = cells.str.strip_chars().replace("", None) if cells.dtype == pl.String else cells
+    values = given.cast(pl.UInt32, strict=False)
+    bad = values.is_null() & given.is_not_null()
+    source.refuse(cells, bad, "{cell} is no code", "Codes are integers from 0 to 4294967295; correct the cell")
+    return values.fill_null(0).cast(pl.UInt64).to_numpy()
 
 
 def _iso_us(cell: str | None) -> int | None:

@@ -135,7 +135,7 @@ def _events(
         elif name in ("event_id", "request_id", "session_id"):
             columns[name] = cells.ids(source, found, stable_id)[0]
         else:
-            columns[name] = cells.small_integers(source, found, 32)
+            columns[name] = cells.small_codes(source, found)
     if "category" not in columns:
         columns["category"] = _main_categories(usecase, items, item_ids)
     if "event_id" not in columns:

@@ -1,4 +1,5 @@
-"""Models as ONNX graphs: `features` float32 [n, F] -> `score` float32 [n, 1], preprocessing and calibration inside.
+"""Models as ONNX graphs: `features` float32 [n, F] (and `int_features` int64 [n, K] where codes are used) -> `score`
+float32 [n, 1]; encoding, scaling and calibration inside.
 
 Written node by node: the inputs and outputs are serving's, every node is on the allow-list of `bundle.admission`, and
 the traps of models.md section 7 (static label shapes, double thresholds) cannot arise.
@@ -13,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pipelines.errors import TrainingError
+from pipelines.training.encoding import Encoder
 from pipelines.training.linear import LinearModel
 from pipelines.training.trees import TreeModel
 
@@ -21,87 +23,109 @@ OPSETS = {"": 17, "ai.onnx.ml": 3}
 IR_VERSION = 8
 
 
-def export_linear(model: LinearModel, path: Path) -> None:
-    """Write `model` to `path`."""
-    steps = model.edges.size
-    n = len(model.scaled)
-    constants: dict[str, npt.NDArray[Any]] = {
-        "scaled": model.scaled,
-        "logged": model.logged[None, :],
-        "zero": np.array(0, np.float32),
-        "one": np.array(1, np.float32),
-        "center": model.center.astype(np.float32)[None, :],
-        "scale": model.scale.astype(np.float32)[None, :],
-        "edges": model.edges[None],
-        "last": np.array([2], np.int64),
-        "flat": np.array([-1, steps], np.int64),
-        "w_scaled": model.weights[:n].astype(np.float32)[:, None],
-        "w_steps": model.weights[n : n + steps].astype(np.float32)[:, None],
-        "bias": np.array([model.bias], np.float32),
-    }
-    nodes = [
-        helper.make_node("Gather", ["features", "scaled"], ["raw"], axis=1),
-        helper.make_node("Max", ["raw", "zero"], ["positive"]),
-        helper.make_node("Add", ["positive", "one"], ["shifted"]),
-        helper.make_node("Log", ["shifted"], ["log"]),
-        helper.make_node("Where", ["logged", "log", "raw"], ["bent"]),
-        helper.make_node("Sub", ["bent", "center"], ["centered"]),
-        helper.make_node("Mul", ["centered", "scale"], ["standard"]),
-        helper.make_node("MatMul", ["standard", "w_scaled"], ["logit_scaled"]),
-        helper.make_node("Unsqueeze", ["raw", "last"], ["raw_3d"]),
-        helper.make_node("GreaterOrEqual", ["raw_3d", "edges"], ["above"]),
-        helper.make_node("Cast", ["above"], ["above_f"], to=TensorProto.FLOAT),
-        helper.make_node("Reshape", ["above_f", "flat"], ["above_2d"]),
-        helper.make_node("MatMul", ["above_2d", "w_steps"], ["logit_steps"]),
-        helper.make_node("Add", ["logit_scaled", "logit_steps"], ["logit_numbers"]),
-    ]
-    last = "logit_numbers"
-    if model.codes:
-        constants["code_columns"] = np.array([column for column, _ in model.codes], np.int64)
-        constants["code_values"] = np.array([[code for _, code in model.codes]], np.float32)
-        constants["w_codes"] = model.weights[n + steps :].astype(np.float32)[:, None]
-        nodes += [
-            helper.make_node("Gather", ["features", "code_columns"], ["code_raw"], axis=1),
-            helper.make_node("Equal", ["code_raw", "code_values"], ["is_code"]),
-            helper.make_node("Cast", ["is_code"], ["is_code_f"], to=TensorProto.FLOAT),
-            helper.make_node("MatMul", ["is_code_f", "w_codes"], ["logit_codes"]),
-            helper.make_node("Add", ["logit_numbers", "logit_codes"], ["logit_all"]),
-        ]
-        last = "logit_all"
-    nodes += [helper.make_node("Add", [last, "bias"], ["logit"]), helper.make_node("Sigmoid", ["logit"], ["score"])]
-    _save(nodes, constants, model.columns, path)
+def export_linear(model: LinearModel, encoder: Encoder, path: Path) -> None:
+    """Write `model` on `encoder`'s inputs to `path`."""
+    graph = _Graph(encoder)
+    n = len(model.center)
+    graph.constants(
+        logged=model.logged[None, :],
+        zero=np.array(0, np.float32),
+        one=np.array(1, np.float32),
+        center=model.center.astype(np.float32)[None, :],
+        scale=model.scale.astype(np.float32)[None, :],
+        w_scaled=model.weights[:n].astype(np.float32)[:, None],
+        step_columns=model.step_columns,
+        edges=model.edges[None, :],
+        w_steps=model.weights[n:].astype(np.float32)[:, None],
+        bias=np.array([model.bias], np.float32),
+    )
+    graph.node("Max", ["x", "zero"], "positive")
+    graph.node("Add", ["positive", "one"], "shifted")
+    graph.node("Log", ["shifted"], "log")
+    graph.node("Where", ["logged", "log", "x"], "bent")
+    graph.node("Sub", ["bent", "center"], "centered")
+    graph.node("Mul", ["centered", "scale"], "standard")
+    graph.node("MatMul", ["standard", "w_scaled"], "logit_scaled")
+    graph.node("Gather", ["x", "step_columns"], "stepped", axis=1)
+    graph.node("GreaterOrEqual", ["stepped", "edges"], "above")
+    graph.node("Cast", ["above"], "above_f", to=TensorProto.FLOAT)
+    graph.node("MatMul", ["above_f", "w_steps"], "logit_steps")
+    graph.node("Add", ["logit_scaled", "logit_steps"], "logit_sum")
+    graph.node("Add", ["logit_sum", "bias"], "logit")
+    graph.save(path)
 
 
-def export_trees(model: TreeModel, path: Path) -> None:
-    """Write `model` to `path`.
+def export_trees(model: TreeModel, encoder: Encoder, path: Path) -> None:
+    """Write `model` on `encoder`'s inputs to `path`.
 
-    LightGBM compares doubles: `x <= t`. Features are float32, so `t` rounded down to float32 decides every one alike.
+    LightGBM compares doubles: `x <= t`. Inputs are float32, so `t` rounded down to float32 decides every one alike.
 
     Raises:
         TrainingError: a split that this graph cannot say (categorical, zero as missing).
     """
-    dump = model.booster.dump_model(num_iteration=model.trees)
     columns = _TreeColumns()
-    for number, tree in enumerate(dump["tree_info"]):
+    for number, tree in enumerate(model.booster.dump_model(num_iteration=model.trees)["tree_info"]):
         columns.add(number, tree["tree_structure"])
-    ensemble = helper.make_node(
+    graph = _Graph(encoder)
+    graph.constants(slope=np.array([model.slope], np.float32), shift=np.array([model.shift], np.float32))
+    graph.node(
         "TreeEnsembleRegressor",
-        ["features"],
-        ["raw"],
+        ["x"],
+        "raw",
         domain="ai.onnx.ml",
         n_targets=1,
         aggregate_function="SUM",
         post_transform="NONE",
         **columns.attributes(),
     )
-    constants = {"slope": np.array([model.slope], np.float32), "shift": np.array([model.shift], np.float32)}
-    nodes = [
-        ensemble,
-        helper.make_node("Mul", ["raw", "slope"], ["sloped"]),
-        helper.make_node("Add", ["sloped", "shift"], ["logit"]),
-        helper.make_node("Sigmoid", ["logit"], ["score"]),
-    ]
-    _save(nodes, constants, dump["max_feature_idx"] + 1, path)
+    graph.node("Mul", ["raw", "slope"], "sloped")
+    graph.node("Add", ["sloped", "shift"], "logit")
+    graph.save(path)
+
+
+class _Graph:
+    """Collects nodes from `x` (the encoder's output) to `logit`; adds what is the same in every graph."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._features = len(encoder.feature_names)
+        self._ints = len(encoder.int_names)
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[str, npt.NDArray[Any]] = {}
+        parts = ["features"]
+        for i, group in enumerate(encoder.groups):
+            self.constants(**{f"places_{i}": group.places, f"codes_{i}": group.codes[None, None, :]})
+            self.constants(last=np.array([2], np.int64))
+            self.node("Gather", ["int_features", f"places_{i}"], f"found_{i}", axis=1)
+            self.node("Unsqueeze", [f"found_{i}", "last"], f"found_3d_{i}")
+            self.node("Equal", [f"found_3d_{i}", f"codes_{i}"], f"is_{i}")
+            self.node("Cast", [f"is_{i}"], f"is_f_{i}", to=TensorProto.FLOAT)
+            self.node("ReduceMax", [f"is_f_{i}"], f"coded_{i}", axes=[1], keepdims=0)
+            parts.append(f"coded_{i}")
+        self.node("Concat", parts, "x", axis=1)
+
+    def constants(self, **values: npt.NDArray[Any]) -> "_Graph":
+        self._constants |= values
+        return self
+
+    def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+
+    def save(self, path: Path) -> None:
+        self.node("Sigmoid", ["logit"], "score")
+        inputs = [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, self._features])]
+        if self._ints:
+            inputs.append(helper.make_tensor_value_info("int_features", TensorProto.INT64, [None, self._ints]))
+        graph = helper.make_graph(
+            self._nodes,
+            "score",
+            inputs,
+            [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
+            [numpy_helper.from_array(value, name) for name, value in self._constants.items()],
+        )
+        opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="millrace")
+        onnx.checker.check_model(model)
+        path.write_bytes(model.SerializeToString())
 
 
 class _TreeColumns:
@@ -160,17 +184,3 @@ def _split(node: dict[str, Any]) -> tuple[float, int]:
     # Without NaN in training LightGBM reads NaN as 0.
     left = bool(node["default_left"]) if node["missing_type"] == "NaN" else exact >= 0
     return float(threshold), int(left)
-
-
-def _save(nodes: list[onnx.NodeProto], constants: dict[str, npt.NDArray[Any]], columns: int, path: Path) -> None:
-    graph = helper.make_graph(
-        nodes,
-        "score",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, columns])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="millrace")
-    onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString())

@@ -1,0 +1,70 @@
+"""What was loaded into a stack, kept beside its state."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipelines.datasets import DataPaths
+from pipelines.errors import BadInputError
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One data set in one stack.
+
+    `source`: its name, or the absolute path of the interactions file, with `items` and `users` beside it. `rows`:
+    events of the whole set; events before `tail_from_us` were loaded, the later ones are replay's. `newest_us`: the
+    newest event time that the stack has. `shifted_ids`: `user_id`, `item_id` where the file's integers have a 0, so that the stack's are 1 higher.
+    """
+
+    usecase: str
+    source: str
+    items: str | None
+    users: str | None
+    seed: int
+    rows: int
+    tail_from_us: int
+    newest_us: int
+    shifted_ids: tuple[str, ...]
+
+    @property
+    def dataset(self) -> str | DataPaths:
+        """What `load_dataset` takes."""
+        if "/" not in self.source:
+            return self.source
+        return DataPaths(
+            Path(self.source),
+            None if self.items is None else Path(self.items),
+            None if self.users is None else Path(self.users),
+        )
+
+
+def path_of(home: Path, usecase: str) -> Path:
+    """Where the note on a use case lies."""
+    return home / "data" / "loaded" / f"{usecase}.json"
+
+
+def write(home: Path, loaded: Loaded) -> None:
+    """Replace the note."""
+    path = path_of(home, loaded.usecase)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(asdict(loaded), indent=2) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def read(home: Path, usecase: str) -> Loaded | None:
+    """The note, or None if nothing was loaded.
+
+    Raises:
+        BadInputError: the file is damaged.
+    """
+    path = path_of(home, usecase)
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return Loaded(**{**fields, "shifted_ids": tuple(fields["shifted_ids"])})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as exc:
+        raise BadInputError(f"{path}: not the note of a load ({exc}); remove it and load again") from exc

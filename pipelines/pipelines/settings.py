@@ -1,0 +1,46 @@
+"""The only module here that reads, or sets, the environment."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from servicekit.settings import Endpoint, Folder, ProcessSettings, in_checkout, under_home
+
+
+class Settings(ProcessSettings):
+    """What a batch job (training, deploy, precompute) reads from its environment."""
+
+    lake: str | None = Field(None, description="Folder or URI of the offline store; unset = MILLRACE_HOME/lake.")
+    models: Folder = Field(default_factory=under_home("models"), description="Triton's model repository.")
+    bundles: Folder = Field(default_factory=under_home("bundles"), description="Folder of model bundles.")
+    mlflow: Folder = Field(
+        default_factory=under_home("mlflow"), description="Folder of MLflow's database and artifacts."
+    )
+    datasets: Folder = Field(
+        default_factory=under_home("dist/datasets"), description="Folder where downloaded data sets are kept."
+    )
+    triton: Endpoint | None = Field(None, description="host:port of Triton's gRPC; unset = models run in the gateway.")
+    triton_profile: Literal["python", "onnxruntime_cpu", "onnxruntime_gpu"] = Field(
+        "python",
+        description="Backend that deploy configures: `python` for the native Triton, others for NVIDIA's image.",
+    )
+    triton_templates: Folder = Field(
+        default_factory=in_checkout("infra/triton"),
+        description="Folder of Triton's configuration template and wrapper.",
+    )
+
+    @property
+    def lake_root(self) -> str:
+        """Where the offline store is."""
+        return self.lake or str(self.home / "lake")
+
+
+def quiet_mlflow(folder: Path) -> None:
+    """Before MLflow is imported: no telemetry, no network, no advice on the terminal, its database in `folder`."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"

@@ -1,0 +1,215 @@
+"""One training from data to a verified bundle."""
+
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from bundle import Bundle, Golden, Manifest, OnnxScorer, TrainingWindow, load_bundle, write_bundle
+from definitions.layout import Layout, layout_of
+from definitions.usecase import UseCase
+from stores.offline import Lake
+
+from pipelines.datasets.dataset import Dataset
+from pipelines.datasets.split import Split, split_times
+from pipelines.errors import TrainingError
+from pipelines.export import card, graphs, parity
+from pipelines.progress import SILENT, Progress
+from pipelines.registry import Registered, register
+from pipelines.training import trees as tree_settings
+from pipelines.training.examples import Examples, Log, build_examples, examples_table
+from pipelines.training.ladder import LINEAR, TREES, Ladder, fit_ladder
+from pipelines.training.metrics import Metrics
+
+GOLDEN_ROWS = 256
+LEAK_AUC = 0.77
+"""On ML-100K's base columns anything above this is a leak (models.md section 11)."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training. `metrics`: constant, item_mean, lr, lightgbm on the test rows; `parity`: worst graph.
+
+    `test_from_us`: the test rows are the examples from this event time on.
+    """
+
+    bundle: Bundle
+    metrics: dict[str, Metrics]
+    parity: parity.Parity
+    registered: Registered | None
+    rows: dict[str, int]
+    test_from_us: int
+    dataset: str
+    seconds: float
+
+    @property
+    def version(self) -> int:
+        """Of the new bundle."""
+        return self.bundle.manifest.version
+
+
+def train(
+    usecase: UseCase,
+    source: Dataset | Lake,
+    *,
+    bundles: Path,
+    lake: Lake | None = None,
+    mlflow: Path | None = None,
+    holdout: Dataset | None = None,
+    revision: int = 1,
+    seed: int = 0,
+    threads: int = 2,
+    progress: Progress = SILENT,
+) -> TrainResult:
+    """Build examples, fit the ladder, export, check parity, write the bundle, register it.
+
+    Args:
+        usecase: features, label and name of the model.
+        source: a data set, or the lake that the archiver writes.
+        bundles: folder of all bundles; the new one is `<bundles>/<name>/<next version>`.
+        lake: where the table `examples` is written; None writes none.
+        mlflow: folder of MLflow's database and artifacts; None registers nothing.
+        holdout: later events that are not in `source` yet (replay's): they count as the end of the time line, so the
+            test rows may be events that the running stack has never seen.
+        revision: of the online rows that the model will read.
+        seed, threads: of the trainers.
+        progress: is told each stage, licences and findings.
+
+    Raises:
+        TrainingError: too little data.
+        ParityError: the exported graphs score otherwise than the models.
+        RegistryError: MLflow failed.
+    """
+    began = time.monotonic()
+    layout = layout_of(usecase, revision)
+    progress.stage("build examples")
+    log = Log.of_dataset(source) if isinstance(source, Dataset) else Log.of_lake(source, usecase.dedupe_offsets)
+    log = log if holdout is None else log.plus(holdout)
+    examples = build_examples(layout, log)
+    split = split_times(examples.time_us)
+    ladder = fit_ladder(layout, examples, split, seed=seed, threads=threads, progress=progress)
+    known = holdout or (source if isinstance(source, Dataset) else None)
+    for name, metrics in ladder.metrics.items():
+        if known is not None and known.source == "ml-100k" and (metrics.auc or 0) > LEAK_AUC and not _rich(layout):
+            raise TrainingError(f"{name}: test AUC {metrics.auc:.4f} on base columns is a leak; run the leak checks")
+    progress.stage("export and compare")
+    name, version = usecase.name, _next_version(bundles / usecase.name)
+    with tempfile.TemporaryDirectory(prefix="millrace-train-") as aside:
+        exported = _export(ladder, examples, split, Path(aside))
+        manifest = _manifest(usecase, layout, ladder, examples, split, log, exported.worst, name, version, seed)
+        rows = {part: int(getattr(split, part).sum()) for part in ("fit", "valid", "test")}
+        licence = known.licence if known else ""
+        card.write_card(manifest, licence, rows, _gains(ladder), Path(aside) / "model_card.md")
+        files = {path.name: path for path in Path(aside).iterdir()}
+        digest = write_bundle(bundles / name / str(version), manifest, files)
+    bundle = load_bundle(bundles / name / str(version), digest=digest)
+    if lake is not None:
+        progress.stage("write examples")
+        training_set = f"{name}-{version}"
+        table = examples_table(examples, split, training_set)
+        lake.overwrite("examples", table, predicate=f"training_set = '{training_set}'")
+    registered = None
+    if mlflow is not None:
+        progress.stage("register")
+        registered = register(mlflow, bundle, {"seed": seed, **tree_settings.PARAMETERS, "trees": ladder.trees.trees})
+    return TrainResult(
+        bundle=bundle,
+        metrics=ladder.metrics,
+        parity=exported.worst,
+        registered=registered,
+        rows=rows,
+        test_from_us=split.test_from_us,
+        dataset=log.source,
+        seconds=time.monotonic() - began,
+    )
+
+
+@dataclass(frozen=True)
+class _Exported:
+    worst: parity.Parity
+
+
+def _export(ladder: Ladder, examples: Examples, split: Split, folder: Path) -> _Exported:
+    """Graphs, golden rows and drift baseline in `folder`; both graphs compared with their models on all rows."""
+    paths = {LINEAR: folder / "fallback.onnx", TREES: folder / "model.onnx"}
+    graphs.export_linear(ladder.linear, ladder.encoder, paths[LINEAR])
+    graphs.export_trees(ladder.trees, ladder.encoder, paths[TREES])
+    x = ladder.encoder.expand(examples.features, ladder.ints)
+    found = []
+    onnx: dict[str, npt.NDArray[np.float32]] = {}
+    for name, reference in ((LINEAR, ladder.linear.score(x)), (TREES, ladder.trees.score(x))):
+        onnx[name] = OnnxScorer(paths[name], threads=2).score(examples.features, ladder.ints)
+        found.append(parity.compare(f"{name} in ONNX Runtime", reference, onnx[name], examples.user_id))
+    places = np.linspace(0, len(examples) - 1, min(GOLDEN_ROWS, len(examples))).astype(np.int64)
+    Golden(
+        examples.features[places],
+        ladder.ints[places] if ladder.ints is not None else np.empty((len(places), 0), np.int64),
+        onnx[TREES][places],
+        onnx[LINEAR][places],
+    ).save(folder / "golden.npz")
+    card.write_reference(examples.features[split.fit], ladder.encoder.feature_names, folder / "reference.parquet")
+    worst = parity.Parity(max(p.max_abs for p in found), sum(p.flips for p in found), found[0].rows)
+    return _Exported(worst)
+
+
+def _manifest(
+    usecase: UseCase,
+    layout: Layout,
+    ladder: Ladder,
+    examples: Examples,
+    split: Split,
+    log: Log,
+    worst: parity.Parity,
+    name: str,
+    version: int,
+    seed: int,
+) -> Manifest:
+    return Manifest(
+        name=name,
+        version=version,
+        usecase=usecase.name,
+        revision=layout.revision,
+        layout_hash=layout.layout_hash,
+        feature_names=layout.feature_names,
+        int_names=ladder.encoder.int_names,
+        window=TrainingWindow(from_us=int(examples.time_us.min()), to_us=split.test_from_us),
+        commit=_commit(),
+        seeds=(seed,),
+        dataset=log.source,
+        data_hash=examples.digest(),
+        metrics={model: metrics.as_dict() for model, metrics in ladder.metrics.items()},
+        parity={"onnx.max_abs": worst.max_abs, "onnx.flips": worst.flips, "rows": worst.rows},
+        created_us=time.time_ns() // 1000,
+    )
+
+
+def _gains(ladder: Ladder, top: int = 10) -> list[tuple[str, float]]:
+    gains = ladder.trees.booster.feature_importance("gain", iteration=ladder.trees.trees)
+    total = float(gains.sum()) or 1.0
+    order = np.argsort(-gains, kind="stable")[:top]
+    return [(ladder.encoder.names[i], float(gains[i]) / total) for i in order]
+
+
+def _rich(layout: Layout) -> bool:
+    """Whether the model reads more than columns of group `base`."""
+    return set(layout.feature_groups) > {"base"}
+
+
+def _next_version(folder: Path) -> int:
+    return 1 + max((int(each.name) for each in folder.glob("*") if each.name.isdecimal()), default=0)
+
+
+def _commit() -> str:
+    """Commit of the checkout that this code runs from, marked if files were changed; `unknown` in an image."""
+    here = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],  # noqa: S607
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip()
