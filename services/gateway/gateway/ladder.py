@@ -28,11 +28,12 @@ _NO_STRIKE: Final[frozenset[Reason]] = frozenset({"in_flight", "bad_scores", "un
 
 @dataclass(frozen=True, slots=True)
 class StoredList:
-    """A precomputed list: `item_ids` uint64 (k,), `scores` float32 (k,), and the model that made it."""
+    """A precomputed list: `item_ids` uint64 (k,), `scores` float32 (k,), and the model that made them."""
 
     item_ids: Ids
     scores: Floats
-    model: str
+    model_name: str
+    model_version: int
 
 
 class StoredLists(Protocol):
@@ -182,7 +183,7 @@ class PrecomputedStep:
             raise
         self._breaker.succeeded()
         if not finite(stored.scores):
-            raise Unavailable("bad_scores", stored.model)
+            raise Unavailable("bad_scores", f"{stored.model_name}/{stored.model_version}")
         return self._ordered(job, stored) if job.asked else self._listed(job, stored)
 
     def _ordered(self, job: Job, stored: StoredList) -> Scored:
@@ -190,7 +191,7 @@ class PrecomputedStep:
         scores, found = lookup(stored.item_ids[by_id], stored.scores[by_id], job.candidates)
         if not found.any():
             raise Unavailable("no_overlap")
-        return Scored(job.candidates, scores, stored.model, last=~found)
+        return Scored(job.candidates, scores, stored.model_name, stored.model_version, last=~found)
 
     def _listed(self, job: Job, stored: StoredList) -> Scored:
         keep = job.eligible(stored.item_ids)
@@ -203,7 +204,7 @@ class PrecomputedStep:
             ids = np.concatenate([ids, fill])
             scores = np.concatenate([scores, np.zeros(len(fill), np.float32)])
             last = np.concatenate([last, np.ones(len(fill), np.bool_)])
-        return Scored(ids, scores, stored.model, last=last, source="precomputed")
+        return Scored(ids, scores, stored.model_name, stored.model_version, last=last, source="precomputed")
 
 
 class PopularStep:

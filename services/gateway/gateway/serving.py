@@ -65,9 +65,7 @@ class Serving:
         self._online = open_online_reader(
             name, self.layout.revision, valkey=settings.valkey, lmdb_path=settings.online_path
         )
-        self._lists = PrecomputedLists(
-            lambda: open_batch(cassandra=settings.cassandra, sqlite_path=settings.batch_path), name
-        )
+        self._lists = PrecomputedLists(open_batch(settings.cassandra, settings.batch_path), name)
         self._impressions = Impressions(
             ImpressionLog(settings.kafka, name),
             self.layout,

@@ -1,0 +1,150 @@
+"""Impressions: what is written, and that a request never waits for it."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from definitions.layout import layout_of
+from definitions.usecase import UseCase
+from gateway.errors import ImpressionTooLarge
+from gateway.impressions import Impressions, check_largest, encode
+from millrace.events.v1 import events_pb2 as pb
+
+
+class FakeLog:
+    """Keeps records; holds the thread while `gate` is closed; raises, or reports a loss later, if told."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.records: list[tuple[int, bytes]] = []
+        self.raises: Exception | None = None
+        self.loses = False
+        self.closed = False
+
+    def send(self, user_id: int, value: bytes, on_lost: Callable[[BaseException], None]) -> None:
+        self.gate.wait(5.0)
+        if self.raises is not None:
+            raise self.raises
+        if self.loses:
+            on_lost(OSError("never delivered"))
+        self.records.append((user_id, value))
+
+    def close(self, timeout_s: float) -> None:
+        assert timeout_s >= 0
+        self.closed = True
+
+
+def sink(world: Any, log: FakeLog, counts: list[str], *, share: float = 1.0, **more: int) -> Impressions:
+    impressions = Impressions(
+        log, world.layout, usecase="tiny", share=share, count=counts.append, on_error=lambda _: None, **more
+    )
+    impressions.start()
+    return impressions
+
+
+def test_an_impression_holds_what_the_model_saw(world: Any) -> None:
+    """Shown items first, then the other candidates without a position; features and ints in that order."""
+    world.rows.rows[7] = world.row_of(7, rated=[4], epoch=9)
+    ranking = world.rank(1, 2, 3, limit=2, session_id=77, time_us=1_700_000_000_000_000)
+    message = pb.Impression.FromString(encode(world.sink.shown[0], world.layout, "tiny", full=True))
+
+    layout = world.layout
+    features = np.frombuffer(message.features, "<f4").reshape(3, len(layout.feature_names))
+    ints = np.frombuffer(message.int_features, "<i8")
+    user, items = ints[: len(layout.user_int_names)], ints[len(layout.user_int_names) :]
+    assert [3, 2, 1] == list(message.item_ids) == features[:, layout.feature_names.index("i_rated_all")].tolist()
+    assert ([1, 2, 0], [1, 1, 0], [2, 1, 0]) == (
+        list(message.positions),
+        list(message.propensities),
+        list(message.scores),
+    )
+    assert 4 == user[layout.user_int_names.index("u_recent_ids_0")]
+    assert [2, 2, 2] == items.tolist()
+    assert (ranking.request_id, 7, "tiny", layout.layout_hash) == (
+        message.request_id,
+        message.user_id,
+        message.usecase,
+        message.layout_hash,
+    )
+    assert (9, 1, 0) == (message.row.epoch, message.row.interactions_offset, message.row.users_offset)
+    assert [(0, 55)] == [(marker.partition, marker.offset) for marker in message.item_markers]
+    assert ("trees", 3, pb.RUNG_MODEL, 100) == (
+        message.model_name,
+        message.model_version,
+        message.rung,
+        message.deadline_ms,
+    )
+    assert (77, 1_700_000_000_000_000) == (message.context.session_id, message.context.time_us)
+    assert ["requested"] * 3 == list(message.reasons)
+    assert "model" in [stage.stage for stage in message.stages]
+
+
+def test_outside_the_share_only_shown_items_are_logged(world: Any) -> None:
+    """With their features: what was shown can always be trained on."""
+    world.rank(1, 2, 3, limit=2)
+    message = pb.Impression.FromString(encode(world.sink.shown[0], world.layout, "tiny", full=False))
+    assert [3, 2] == list(message.item_ids)
+    assert 2 * 4 * len(world.layout.feature_names) == len(message.features)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.0, 3), (0.0, 1)])
+def test_the_share_decides_by_request(world: Any, share: float, expected: int) -> None:
+    """The request's id is the draw."""
+    log, counts = FakeLog(), []
+    world.rank(1, 2, 3, limit=1)
+    impressions = sink(world, log, counts, share=share)
+    impressions.offer(world.sink.shown[0])
+    impressions.close(5.0)
+    [(user, value)] = log.records
+    assert (7, expected) == (user, len(pb.Impression.FromString(value).item_ids))
+    assert log.closed
+
+
+@pytest.mark.parametrize("bound", ["max_queued", "max_bytes"])
+def test_a_full_queue_drops_and_counts(world: Any, bound: str) -> None:
+    """Kafka hangs: requests go on at once, what does not fit is counted, and nothing is kept for ever."""
+    world.rank(1, 2)
+    [shown] = world.sink.shown
+    log, counts = FakeLog(), []
+    log.gate.clear()
+    impressions = sink(world, log, counts, **{bound: 3 if bound == "max_queued" else 3 * shown.size})
+    for _ in range(10):
+        impressions.offer(shown)
+    assert counts.count("dropped") >= 6
+    log.gate.set()
+    impressions.close(5.0)
+    assert counts.count("queued") == len(log.records) == 10 - counts.count("dropped")
+
+
+def test_one_bad_record_or_a_lost_one_does_not_end_the_log(world: Any) -> None:
+    """Both are counted; the next one is written."""
+    world.rank(1, 2)
+    [shown] = world.sink.shown
+    log, counts = FakeLog(), []
+    log.loses = True
+    impressions = sink(world, log, counts)
+    impressions.offer(shown)
+    impressions.close(5.0)
+    assert ["queued", "lost"] == counts
+
+    log, counts = FakeLog(), []
+    log.raises = OSError("no broker")
+    impressions = sink(world, log, counts)
+    impressions.offer(shown)
+    impressions.offer(shown)
+    impressions.close(5.0)
+    assert 2 == counts.count("lost")
+
+
+def test_a_use_case_too_wide_for_kafka_is_refused_at_start(usecase: UseCase) -> None:
+    """Not by Kafka, on the first large request."""
+    check_largest(layout_of(usecase))
+    feature = usecase.features[0]
+    wide = usecase.model_copy(
+        update={"features": tuple(feature.model_copy(update={"name": f"u_{n}"}) for n in range(200))}
+    )
+    with pytest.raises(ImpressionTooLarge, match=r"declare 8[0-9] float columns less"):
+        check_largest(layout_of(wide))
