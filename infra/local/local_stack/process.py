@@ -82,7 +82,8 @@ def start_mark(pid: int) -> str:
         return str(psutil.Process(pid).create_time())  # no /proc here, or no such process
 
 
-_children: dict[int, subprocess.Popen[bytes]] = {}  # ours to reap, when the process that starts also stops
+# By pid and start mark: ours to reap, when the process that starts also stops.
+_children: dict[tuple[int, str], subprocess.Popen[bytes]] = {}
 
 
 def start(component: Component, home: Home, inherited: Mapping[str, str]) -> RunFile:
@@ -100,11 +101,12 @@ def start(component: Component, home: Home, inherited: Mapping[str, str]) -> Run
             env={**inherited, **component.environment()},
             start_new_session=True,
         )
-    _children[child.pid] = child
+    started = start_mark(child.pid)
+    _children[child.pid, started] = child
     run = RunFile(
         name=component.name,
         pid=child.pid,
-        started=start_mark(child.pid),
+        started=started,
         started_at=time.time(),
         wave=component.wave,
         ports=dict(component.ports),
@@ -145,7 +147,7 @@ def stop(run: RunFile, home: Home) -> bool:
             process.kill()
     _kill_group(run)
     _ended(run, 10.0)
-    if (child := _children.pop(run.pid, None)) is not None:
+    if (child := _children.pop((run.pid, run.started), None)) is not None:
         child.wait(timeout=10)
     (home.run / f"{run.name}.json").unlink(missing_ok=True)
     return in_time

@@ -30,10 +30,11 @@ def declared_topics(path: Path, usecases: Sequence[str]) -> list[Topic]:
     """
     try:
         document: dict[str, Any] = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as exc:
-        raise DeclarationError(f"{path}: {exc}") from exc
+        entries = dict(document["topics"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as exc:
+        raise DeclarationError(f"{path}: {exc!r}; it must be a mapping with `topics`") from exc
     topics = []
-    for template, entry in document["topics"].items():
+    for template, entry in entries.items():
         names = [template.replace(USECASE, usecase) for usecase in usecases] if USECASE in template else [template]
         try:
             settings = {
