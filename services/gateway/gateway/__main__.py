@@ -10,7 +10,7 @@ from typing import Final
 
 import grpc.aio
 import uvloop
-from definitions.errors import UseCaseError
+from definitions.errors import DefinitionsError
 from definitions.layout import layout_of
 from definitions.usecase import UseCase, find_usecase
 from millrace.ranking.v1 import ranking_pb2_grpc
@@ -42,7 +42,7 @@ def main() -> int:
         usecases = [find_usecase(name, settings.usecase_dir) for name in settings.usecases]
         for usecase in usecases:
             check_largest(layout_of(usecase))
-    except (UseCaseError, ImpressionTooLarge) as exc:
+    except (DefinitionsError, ImpressionTooLarge) as exc:
         sys.stderr.write(f"MILLRACE_USECASES: {exc}\n")
         return EXIT_BAD_INPUT
     with start("gateway", settings) as kit:
@@ -68,7 +68,7 @@ class Gateway:
             triton = TritonClient(settings.triton, on_orphan=metrics.orphans.inc)
             metrics.watch(kit.registry, "triton_in_flight", "Calls to Triton under way.", lambda: triton.in_flight)
         scorers = InProcess(worker) if triton is None else InTriton(triton)
-        layouts = {usecase.name: layout_of(usecase) for usecase in self._usecases}
+        layouts = {usecase.name: layout_of(usecase, settings.revision) for usecase in self._usecases}
         loaders = {
             name: BundleLoader(settings.bundles, name, layout, scorers, worker) for name, layout in layouts.items()
         }

@@ -1,20 +1,16 @@
 """From a pin to a model that can serve: the bundle's files verified, its columns checked against our layout."""
 
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
-import numpy as np
-from bundle import Bundle, BundleError, load_bundle
+from bundle import Bundle, BundleError, IntInputs, load_bundle
 from definitions.layout import Layout
 from millrace.decisions.v1 import decisions_pb2 as pb
 
 from gateway.errors import BundleRefused
 from gateway.local_model import LocalModel, Worker
-from gateway.model import ActiveModel, IntInputs, Scorer
-from gateway.query import Ids
+from gateway.model import ActiveModel, Scorer
 from gateway.triton import TritonClient, TritonModel
-
-VOCABULARIES: Final = "vocab"
 
 
 class MakeScorer(Protocol):
@@ -45,26 +41,19 @@ class BundleLoader:
             bundle = load_bundle(self._folder / pin.name / str(pin.version), digest=pin.digest or None)
             self._check(pin, bundle)
             manifest = bundle.manifest
-            ints = IntInputs(
-                manifest.int_names,
-                self._layout.user_int_names,
-                self._layout.item_int_names,
-                _vocabularies(bundle),
-            )
             return ActiveModel(
                 name=manifest.name,
                 version=manifest.version,
                 digest=bundle.digest,
                 model=self._make_scorer(bundle),
                 local=LocalModel(bundle.fallback(), self._worker),
-                ints=ints,
+                ints=IntInputs.of(bundle, self._layout),
             )
         except BundleError as exc:
             raise BundleRefused(str(exc)) from exc
 
     def _check(self, pin: pb.ModelPin, bundle: Bundle) -> None:
         manifest, layout = bundle.manifest, self._layout
-        ints = {*layout.user_int_names, *layout.item_int_names}
         wrong = [
             f"{field}: the bundle says {found!r}, expected {expected!r}"
             for field, found, expected in (
@@ -77,7 +66,6 @@ class BundleLoader:
             )
             if found != expected
         ]
-        wrong += [f"int_names: the layout has no column {n!r}" for n in manifest.int_names if n not in ints]
         if wrong:
             raise BundleRefused(f"{bundle.folder}: {'; '.join(wrong)}; train and deploy again with this use case")
 
@@ -109,20 +97,3 @@ class InProcess:
     def __call__(self, bundle: Bundle) -> Scorer:
         """The version's `model.onnx`, loaded."""
         return LocalModel(bundle.model(), self._worker)
-
-
-def _vocabularies(bundle: Bundle) -> dict[str, Ids]:
-    """Sorted known values by column. Vocabularies of text belong to columns that are no int64 inputs."""
-    found: dict[str, Ids] = {}
-    for path in sorted((bundle.folder / VOCABULARIES).glob("*.npy")):
-        try:
-            values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as exc:
-            raise BundleRefused(f"{path}: cannot be read ({exc}); train again") from exc
-        if values.dtype.kind not in "iu":
-            continue
-        known = values.astype(np.uint64)
-        if known.ndim != 1 or (len(known) > 1 and not (known[1:] > known[:-1]).all()):
-            raise BundleRefused(f"{path}: not sorted, or with repeats; train again")
-        found[path.stem] = known
-    return found

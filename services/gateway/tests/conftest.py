@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bundle import IntInputs
 from definitions.assembly import RequestContext
 from definitions.events import EventColumns
 from definitions.item_snapshot import ItemSnapshot
@@ -19,7 +20,7 @@ from gateway.breaker import Breaker
 from gateway.errors import Unavailable
 from gateway.items import CatalogueItems
 from gateway.ladder import Ladder, LocalStep, ModelStep, PopularStep, PrecomputedStep, StoredList
-from gateway.model import ActiveModel, IntInputs
+from gateway.model import ActiveModel
 from gateway.query import Query, Ranking, Shown
 from gateway.ranking import Clock, Ranker, Rules
 from gateway.rerank import MaxShare

@@ -1,9 +1,10 @@
 """What a decision does to the model that serves."""
 
 import pytest
+from bundle import IntInputs
 from gateway.decisions import Decisions
 from gateway.errors import BundleRefused
-from gateway.model import ActiveModel, IntInputs
+from gateway.model import ActiveModel
 from millrace.decisions.v1 import decisions_pb2 as pb
 
 
