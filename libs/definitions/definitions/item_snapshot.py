@@ -248,7 +248,7 @@ class ItemSnapshot:
                 wanted = np.arange(first_tile(time_us, window_us, tiles.hop_us), end_tile(time_us, tiles.hop_us))
                 there = (wanted <= newest_tile) & (wanted > newest_tile - ring)
                 places = (np.arange(len(tiles.measures))[:, None] * ring + wanted % ring).ravel()
-                cells = self._arrays.tiles[number][rows[:, None], places].reshape(len(rows), -1, len(wanted))
+                cells = self._arrays.tiles[number][rows[:, None], places].reshape(len(rows), len(tiles.measures), len(wanted))
                 sums[tiles.hop_us, window_us] = (cells * there[:, None, :]).sum(axis=2)
         return sums
 
