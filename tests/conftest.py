@@ -36,7 +36,8 @@ def running(component: Component, home: Home) -> Iterator[Component]:
     """Start, wait until it works, and stop at the end of the session."""
     home.make()
     try:
-        component.fetch()
+        if component.download and not component.download.exists():
+            component.fetch()
     except MissingProgram as exc:
         unavailable(str(exc))
     run = process.start(component, home, os.environ)

@@ -19,8 +19,10 @@ from rich.table import Table
 
 from millrace_cli.errors import CommandError
 
-out = Console()
-err = Console(stderr=True)
+_PIPE_WIDTH = 160  # a pipe has no width of its own; rich would take 80 and fold every table
+
+out = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else _PIPE_WIDTH)
 
 SERVERS = {"kafka": "4.3.1", "cassandra": "5.0.8", "triton": "2.51.0"}  # of the real profile
 _PACKAGES = ("millrace-cli", "deltalake", "grpcio", "kafka-python", "lightgbm", "numpy", "onnxruntime", "polars")
@@ -42,7 +44,7 @@ def emit(result: Mapping[str, Any], *, home: Path | None = None) -> None:
 
 def failed(exc: CommandError, *, as_json: bool) -> None:
     """Print why a command ended; with `as_json` also as the last line."""
-    err.print(str(exc), style="red" if exc.exit_code != 1 else "yellow", markup=False, highlight=False)
+    err.print(str(exc), style="red" if exc.exit_code != 1 else "yellow", markup=False, highlight=False, soft_wrap=True)
     if as_json:
         emit({"error": str(exc), "exit_code": exc.exit_code})
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from local_stack.probes import Probe
 
@@ -16,7 +17,7 @@ def nothing() -> None:
 class Component:
     """One process of the stack.
 
-    `fetch` downloads what the part needs (kept in `dist/`). Just before a start, `prepare` writes its files and
+    `fetch` fills the folder `download` of `dist/`, if the part needs one and it is not there. Just before a start, `prepare` writes its files and
     `environment` says what the process gets besides the inherited variables. `ports` are checked before the start.
     `start_s` bounds the wait for the probe, `stop_s` the wait after SIGTERM. `after` (topics, schema) runs whenever the
     part works, so it must be repeatable.
@@ -30,6 +31,7 @@ class Component:
     start_s: float
     stop_s: float
     environment: Callable[[], Mapping[str, str]] = dict
+    download: Path | None = None
     fetch: Callable[[], object] = nothing
     prepare: Callable[[], None] = nothing
     after: Callable[[], object] = nothing

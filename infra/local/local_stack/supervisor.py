@@ -145,9 +145,10 @@ def _fetch(parts: Sequence[Component], tell: Tell) -> None:
     def fetch(part: Component) -> None:
         tell(part.name, "fetching")
         part.fetch()
-        tell(part.name, "waiting")
+        tell(part.name, "fetched")
 
-    _all_at_once([lambda part=part: fetch(part) for part in parts])  # type: ignore[misc]
+    absent = [part for part in parts if part.download and not part.download.exists()]
+    _all_at_once([lambda part=part: fetch(part) for part in absent])  # type: ignore[misc]
 
 
 def _fingerprints(plan: Plan) -> dict[str, str]:

@@ -60,6 +60,7 @@ def cassandra(home: Home, ports: Ports, java: Java) -> Component:
         probe=Probe("cassandra", f"127.0.0.1:{ports.cassandra}"),
         start_s=120,
         stop_s=30,
+        download=folder,
         fetch=lambda: fetch_jars(home, "cassandra"),
         prepare=prepare,
     )

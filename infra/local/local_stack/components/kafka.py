@@ -53,6 +53,7 @@ def kafka(home: Home, ports: Ports, java: Java, log_id: str) -> Component:
         probe=Probe("kafka", f"127.0.0.1:{ports.kafka}"),
         start_s=60,
         stop_s=30,
+        download=jars_folder(home, "kafka"),
         fetch=lambda: fetch_jars(home, "kafka"),
         prepare=prepare,
     )

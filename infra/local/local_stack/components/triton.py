@@ -52,6 +52,7 @@ def triton(home: Home, ports: Ports, models: Path, *, prefix: str) -> Component:
         start_s=60,
         stop_s=30,
         environment=lambda: {"LD_LIBRARY_PATH": _libraries(folder, site), "MODEL_SITE": str(site)},
+        download=folder,
         fetch=lambda: fetch_triton(home),
         prepare=prepare,
     )
