@@ -4,6 +4,7 @@ Partitions are assigned by hand and offsets live with the output (never in consu
 """
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,8 +86,9 @@ def make_producer(
     Raises:
         LogUnavailable: no broker answered within `connect_s`.
     """
-    with _connecting(bootstrap):
-        return KafkaProducer(
+    with _connecting(bootstrap, connect_s):
+        return _made(
+            KafkaProducer,
             bootstrap_servers=_servers(bootstrap),
             acks=acks,
             enable_idempotence=acks in ("all", -1),
@@ -134,8 +136,8 @@ def make_consumer(
         **_RECONNECT,
         **more,
     }
-    with _connecting(bootstrap):
-        consumer = KafkaConsumer(**settings)
+    with _connecting(bootstrap, connect_s):
+        consumer = _made(KafkaConsumer, **settings)
         try:
             consumer.bootstrap(timeout_ms=int(connect_s * 1000))
         except BaseException:
@@ -174,8 +176,10 @@ def log_id(bootstrap: str, *, connect_s: float = CONNECT_S) -> str:
         LogUnavailable: no broker answered within `connect_s`.
         LogRefused: the broker has no cluster id.
     """
-    with _connecting(bootstrap):
-        admin = KafkaAdminClient(bootstrap_servers=_servers(bootstrap), bootstrap_timeout_ms=int(connect_s * 1000))
+    with _connecting(bootstrap, connect_s):
+        admin = _made(
+            KafkaAdminClient, bootstrap_servers=_servers(bootstrap), bootstrap_timeout_ms=int(connect_s * 1000)
+        )
         try:
             cluster = admin.describe_cluster()
         finally:
@@ -230,6 +234,7 @@ class TopicReader:
         partitions: Sequence[int] | None = None,
         on_failure: Callable[[Exception], None] | None = None,
         poll_s: float = 0.2,
+        connect_s: float = 5.0,
     ) -> None:
         self._thread = threading.Thread(target=self._run, name=f"read {topic}", daemon=True)
         self._bootstrap = bootstrap
@@ -238,6 +243,7 @@ class TopicReader:
         self._partitions = partitions
         self._on_failure = on_failure
         self._poll_ms = int(poll_s * 1000)
+        self._connect_s = connect_s
         self._stopping = threading.Event()
         self.caught_up = threading.Event()
         self.positions: dict[int, int] = {}  # next offset of each partition
@@ -284,8 +290,8 @@ class TopicReader:
                 raise errors.LogUnavailable(f"{self._topic}: not read to its end within {timeout_s} s")
 
     def _read(self) -> None:
-        with opened_consumer(self._bootstrap, connect_s=5.0) as consumer:
-            partitions = _partitions(consumer, self._topic, 5.0)
+        with opened_consumer(self._bootstrap, connect_s=self._connect_s) as consumer:
+            partitions = _partitions(consumer, self._topic, self._connect_s)
             if self._partitions is not None:
                 partitions = sorted(self._partitions)
             first, ends = _offsets(consumer, self._topic, partitions)
@@ -316,9 +322,26 @@ def _servers(bootstrap: str) -> list[str]:
     return [server.strip() for server in bootstrap.split(",")]
 
 
-@contextlib.contextmanager
-def _connecting(bootstrap: str) -> Iterator[None]:
+def _made(kind: Any, **settings: Any) -> Any:
+    """A client of `kind`. Where its constructor fails, kafka-python leaves a thread and sockets open: close them."""
+    transports: list[Any] = []
+
+    def transport(**more: Any) -> Any:
+        transports.append(kind.DEFAULT_CONFIG["kafka_client"](**more))
+        return transports[-1]
+
     try:
+        return kind(kafka_client=transport, **settings)
+    except BaseException:
+        for left_open in transports:
+            left_open.close()
+        raise
+
+
+@contextlib.contextmanager
+def _connecting(bootstrap: str, connect_s: float) -> Iterator[None]:
+    try:
+        _await_listener(bootstrap, connect_s)
         yield
     except (foreign.KafkaTimeoutError, foreign.KafkaConnectionError, OSError) as exc:
         raise errors.LogUnavailable(
@@ -326,6 +349,27 @@ def _connecting(bootstrap: str) -> Iterator[None]:
         ) from exc
     except foreign.KafkaError as exc:
         raise translate(exc, f"connecting to {bootstrap}") from exc
+
+
+def _await_listener(bootstrap: str, timeout_s: float) -> None:
+    """Wait until one of the brokers takes a connection; the last OSError where none does.
+
+    kafka-python 3.0.12 can wait too, but each refused try leaves a socket to the garbage collector and three log lines.
+    """
+    ends = time.monotonic() + timeout_s
+    pause_s = 0.02
+    while True:
+        for server in _servers(bootstrap):
+            host, _, port = server.rpartition(":")
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), max(0.05, ends - time.monotonic())).close()
+                return
+            except OSError as exc:
+                refused = exc
+        if time.monotonic() + pause_s > ends:
+            raise refused
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.5)
 
 
 def _partitions(consumer: KafkaConsumer, topic: str, wait_s: float) -> list[int]:

@@ -159,3 +159,10 @@ def test_the_table_has_a_row_for_each_setting() -> None:
     assert "| `MILLRACE_PASSWORD` | required | A secret. |" in rows
     assert "| `MILLRACE_LAKE` | `MILLRACE_HOME/lake` | Where tables are. |" in rows
     assert "| `MILLRACE_SHORTCUT` | `false` | Unsafe. |" in rows
+
+
+def test_the_readme_has_the_common_settings() -> None:
+    """The README is what the class says."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+
+    assert settings_table(ProcessSettings) in readme

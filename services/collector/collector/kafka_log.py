@@ -38,10 +38,11 @@ class KafkaLog:
         delivery_timeout_s: float,
         max_in_flight: int,
         on_state: Callable[[bool], None],
+        make_producer: Callable[..., Any] = kafka.make_producer,
     ) -> None:
         """Raises LogUnavailable where no broker answers. `on_state` is told whether the broker takes records."""
         self._make = functools.partial(
-            kafka.make_producer, bootstrap, linger_ms=linger_ms, delivery_timeout_s=delivery_timeout_s
+            make_producer, bootstrap, linger_ms=linger_ms, delivery_timeout_s=delivery_timeout_s
         )
         self._bootstrap = bootstrap
         self._metrics = metrics
