@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
+from millrace.decisions.v1.decisions_pb2 import Decision
 from millrace.events.v1 import events_pb2 as pb
 
 from definitions.events import MAX_ABS_VALUE, EventColumns
@@ -164,6 +165,25 @@ def decode_impressions(
     return kept, bad
 
 
+def decode_decisions(
+    partition: int,  # noqa: ARG001  (same shape as its siblings)
+    records: Sequence[LogRecord],
+) -> tuple[list[tuple[int, Decision]], list[BadRecord]]:
+    """Offset and message of the good records of `decisions`; their key is the use case in UTF-8."""
+    messages, good, bad = _parse(Decision, records)
+    kept: list[tuple[int, Decision]] = []
+    for record, message in zip(good, messages, strict=True):
+        if not message.usecase:
+            bad.append(BadRecord(record.offset, MISSING_ID, "usecase is empty", record.key, record.value))
+        elif record.key != message.usecase.encode():
+            detail = f"the record's key is not its usecase {message.usecase!r}"
+            bad.append(BadRecord(record.offset, WRONG_KEY, detail, record.key, record.value))
+        else:
+            kept.append((record.offset, message))
+    bad.sort(key=lambda each: each.offset)
+    return kept, bad
+
+
 def entity_problem(message: pb.Item | pb.User) -> Problem | None:
     """What is wrong with one item or user, or None; the collector asks the same."""
     if message.id == 0:
@@ -180,7 +200,7 @@ def entity_problem(message: pb.Item | pb.User) -> Problem | None:
     return None
 
 
-Message = TypeVar("Message", pb.Interaction, pb.Item, pb.User, pb.Impression)
+Message = TypeVar("Message", pb.Interaction, pb.Item, pb.User, pb.Impression, Decision)
 Entity = TypeVar("Entity", pb.Item, pb.User)
 
 
