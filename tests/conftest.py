@@ -14,6 +14,7 @@ from local_stack.component import Component
 from local_stack.components.cassandra import cassandra as cassandra_component
 from local_stack.components.kafka import kafka as kafka_component
 from local_stack.components.kafka import new_cluster_id
+from local_stack.components.tansu import tansu as tansu_component
 from local_stack.components.triton import lacking as triton_lacking
 from local_stack.components.triton import shared_memory_prefix
 from local_stack.components.triton import triton as triton_component
@@ -21,6 +22,7 @@ from local_stack.components.valkey import REMEDY as VALKEY_REMEDY
 from local_stack.components.valkey import find_valkey
 from local_stack.components.valkey import valkey as valkey_component
 from local_stack.errors import MissingProgram
+from local_stack.harness import NativeStack, free_offset
 from local_stack.home import Home, checkout_root
 from local_stack.java import Java, find_java
 from local_stack.java import lacking as java_lacking
@@ -78,6 +80,18 @@ def kafka(server_home: Home, server_ports: Ports, java: Java) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def embedded_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`host:port` of the embedded Kafka-protocol broker, which keeps everything in memory."""
+    ports = Ports.free()
+    try:
+        component = tansu_component(ports)
+    except MissingProgram as exc:
+        unavailable(str(exc))
+    for _ in running(component, Home(tmp_path_factory.mktemp("embedded"))):
+        yield f"127.0.0.1:{ports.kafka}"
+
+
+@pytest.fixture(scope="session")
 def cassandra(server_home: Home, server_ports: Ports, java: Java) -> Iterator[str]:
     """`host:port` of an Apache Cassandra without a keyspace of ours."""
     for _ in running(cassandra_component(server_home, server_ports, java), server_home):
@@ -115,3 +129,16 @@ def triton(server_home: Home, server_ports: Ports, triton_repository: Path) -> I
 def triton_http(triton: str, server_ports: Ports) -> str:
     """`host:port` of the same Triton's HTTP endpoint."""
     return f"127.0.0.1:{server_ports.triton_http}"
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, java: Java) -> Iterator[NativeStack]:
+    """The whole real profile, our services included, ready. Tests share it: take users and items of your own."""
+    del java  # only that it is here
+    with free_offset() as offset:
+        started = NativeStack(tmp_path_factory.mktemp("stack"), offset)
+        try:
+            started.millrace("up", "--profile", "real")
+            yield started
+        finally:
+            started.millrace("down")

@@ -160,13 +160,21 @@ def assign(consumer: KafkaConsumer, topic: str, offsets: Mapping[int, int]) -> N
     """Read exactly these partitions of `topic`, each from its offset.
 
     Raises:
+        OffsetGone: retention removed an offset, or the log ends before it, as another log does. (Checked here because
+            the embedded broker never says so.)
         LogError: kafka-python's error, translated.
     """
+    first, ends = _offsets(consumer, topic, list(offsets))
+    for partition, offset in offsets.items():
+        if not first[partition] <= offset <= ends[partition]:
+            raise errors.OffsetGone(
+                f"{topic}, partition {partition}: offset {offset} is not on the log, which has {first[partition]} to "
+                f"{ends[partition]}; rebuild the state that names it"
+            )
     with translated(f"assigning {topic}"):
-        partitions = {TopicPartition(topic, partition): offset for partition, offset in offsets.items()}
-        consumer.assign(list(partitions))
-        for partition, offset in partitions.items():
-            consumer.seek(partition, offset)
+        consumer.assign([TopicPartition(topic, partition) for partition in offsets])
+        for partition, offset in offsets.items():
+            consumer.seek(TopicPartition(topic, partition), offset)
 
 
 def log_id(bootstrap: str, *, connect_s: float = CONNECT_S) -> str:
