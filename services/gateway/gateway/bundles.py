@@ -24,9 +24,8 @@ class MakeScorer(Protocol):
 class BundleLoader:
     """Loads the pins of one use case from `<folder>/<name>/<version>/`."""
 
-    def __init__(self, folder: Path, usecase: str, layout: Layout, make_scorer: MakeScorer, worker: Worker) -> None:
+    def __init__(self, folder: Path, layout: Layout, make_scorer: MakeScorer, worker: Worker) -> None:
         self._folder = folder
-        self._usecase = usecase
         self._layout = layout
         self._make_scorer = make_scorer
         self._worker = worker
@@ -59,7 +58,7 @@ class BundleLoader:
             for field, found, expected in (
                 ("name", manifest.name, pin.name),
                 ("version", manifest.version, pin.version),
-                ("usecase", manifest.usecase, self._usecase),
+                ("usecase", manifest.usecase, layout.usecase.name),
                 ("revision", manifest.revision, layout.revision),
                 ("layout_hash", manifest.layout_hash, layout.layout_hash),
                 ("feature_names", manifest.feature_names, layout.feature_names),

@@ -42,7 +42,7 @@ class CatalogueItems:
     def refresh(self) -> None:
         """Order the catalogue by popularity anew, if anything changed."""
         item_ids, scores = self._snapshot.popular(_ALL)
-        if scores is not self.popularity.scores:
+        if not np.may_share_memory(scores, self.popularity.scores):  # the snapshot answers from its cache if it can
             self.popularity = Popularity(item_ids, scores)
 
     def take_item(self, partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:

@@ -13,7 +13,6 @@ import structlog
 from definitions.assembly import RequestContext
 from definitions.item_snapshot import ItemSnapshot
 from definitions.layout import Layout
-from definitions.usecase import UseCase
 from stores.batch import open_batch
 from stores.online import open_online_reader
 
@@ -56,8 +55,9 @@ class Shared:
 class Serving:
     """One use case's parts. Made on the event loop; `start` begins to read, `close` flushes."""
 
-    def __init__(self, usecase: UseCase, layout: Layout, shared: Shared) -> None:
-        settings, metrics, name = shared.settings, shared.metrics, usecase.name
+    def __init__(self, layout: Layout, shared: Shared) -> None:
+        usecase, settings, metrics = layout.usecase, shared.settings, shared.metrics
+        name = usecase.name
         self.usecase = name
         self.layout = layout
         self.items = CatalogueItems(ItemSnapshot(self.layout), lambda *labels: metrics.records.labels(*labels).inc())
