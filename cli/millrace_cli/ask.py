@@ -59,10 +59,9 @@ def recommend(
 def _ask(
     user: str, items: str | None, limit: int, at: str | None, usecase: str | None, deadline_ms: int, *, as_json: bool
 ) -> None:
-    from pipelines import journal
-
     from millrace_cli import environment
     from millrace_cli.settings import load
+    from pipelines import journal
 
     settings = load()
     spec = environment.usecase(settings, usecase)

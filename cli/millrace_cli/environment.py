@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from millrace_cli import output
 from millrace_cli.errors import BadInput, EnvironmentAtFault, GateSaidNo
 
 if TYPE_CHECKING:
     from definitions.usecase import UseCase
+    from local_stack.state import StackState
+    from pipelines.triton_repository import Repository
 
     from millrace_cli.settings import Settings
+
+FLUSH_S: Final = 60.0
+SETTLE_S: Final = 120.0  # a whole data set may lie before the last event
 
 
 @contextmanager
@@ -21,9 +29,10 @@ def translated() -> Iterator[None]:
     """The pipelines' and stores' errors as ends of a command: 2 bad input, 3 the environment, 1 a refusal."""
     from bundle import BundleError
     from definitions.errors import DefinitionsError
-    from pipelines import errors as pipelines_errors
     from servicekit.errors import LogError
     from stores import errors as stores_errors
+
+    from pipelines import errors as pipelines_errors
 
     try:
         yield
@@ -87,3 +96,95 @@ class Bars:
 
 def _nothing(amount: float) -> None:
     del amount
+
+
+def gateway(settings: Settings) -> str:
+    """host:port of the stack's gateway."""
+    from servicekit import ports
+
+    return f"127.0.0.1:{settings.port(ports.GRPC['gateway'])}"
+
+
+def collector(settings: Settings) -> str:
+    """host:port of the stack's collector."""
+    from servicekit import ports
+
+    return f"127.0.0.1:{settings.port(ports.GRPC['collector'])}"
+
+
+def flush_archiver(settings: Settings) -> dict[str, Any]:
+    """Have everything that is on the log now written to the lake; what the archiver answers. Raises CommandError."""
+    return _post(settings, "archiver")
+
+
+def flush_features(settings: Settings) -> dict[str, Any]:
+    """Have the features service emit and checkpoint what it has folded. Raises CommandError."""
+    return _post(settings, "features")
+
+
+def _post(settings: Settings, service: str) -> dict[str, Any]:
+    from servicekit import ports
+
+    url = f"http://127.0.0.1:{settings.port(ports.METRICS[service])}/flush"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=FLUSH_S) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+    except (OSError, ValueError) as exc:
+        raise EnvironmentAtFault(
+            f"the {service} service does not answer at {url} ({exc}); try: millrace status"
+        ) from exc
+
+
+def settle(settings: Settings, usecase: str, next_offsets: Mapping[int, int]) -> float:
+    """Wait until the features hold the log up to `next_offsets` (partition -> offset) and have emitted it.
+
+    Returns the seconds waited. Raises EnvironmentAtFault after `SETTLE_S`.
+    """
+    begun = time.monotonic()
+    while True:
+        offsets = flush_features(settings)["offsets"].get(usecase, {})
+        behind = [
+            partition
+            for partition, wanted in next_offsets.items()
+            if int(offsets.get(str(partition), {}).get("interactions", 0)) < wanted
+        ]
+        waited = time.monotonic() - begun
+        if not behind:
+            return waited
+        if waited > SETTLE_S:
+            raise EnvironmentAtFault(
+                f"after {waited:.0f} s the features service is behind on partitions {behind}; try: millrace status"
+            )
+        time.sleep(0.1)
+
+
+def stack_state(settings: Settings) -> StackState:
+    """What is up. Raises EnvironmentAtFault if nothing is."""
+    from local_stack.home import Home
+    from local_stack.state import StackState
+
+    state = StackState.read(Home(settings.home))
+    if state is None:
+        raise EnvironmentAtFault("no stack is up; start one: millrace up")
+    return state
+
+
+def server(settings: Settings, name: str) -> str | None:
+    """host:port of `valkey`, `cassandra` or `triton` in the running stack; None where the embedded part stands in."""
+    given: str | None = getattr(settings, name)
+    if given is not None:
+        return given
+    state = stack_state(settings)
+    if name not in state.parts or name not in state.runs:
+        return None
+    found = state.runs[name].ports
+    return f"127.0.0.1:{found.get('grpc') or found[name]}"
+
+
+def repository(settings: Settings) -> Repository:
+    """Triton's repository of this stack, with the templates that deploy fills in."""
+    from pipelines.triton_repository import Repository
+    from servicekit.settings import checkout_root
+
+    return Repository(settings.models, checkout_root() / "infra" / "triton")

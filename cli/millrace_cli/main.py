@@ -15,6 +15,19 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("millrace_cli.stack:up", "Start the stack and wait until all of it works."),
     "down": ("millrace_cli.stack:down", "Stop every process of the stack; its state stays."),
     "status": ("millrace_cli.stack:status", "Show each process: pid, ports, uptime, memory, and whether it works."),
+    "demo": ("millrace_cli.demo:demo", "Run the whole loop once and say how it went."),
+    "load": ("millrace_cli.data:load", "Publish a data set, a public one or your own files."),
+    "replay": (
+        "millrace_cli.data:replay",
+        "Run the loaded data's tail through the stack, scored before published.",
+    ),
+    "rank": ("millrace_cli.ask:rank", "Order items for a user."),
+    "recommend": ("millrace_cli.ask:recommend", "Find and order items for a user."),
+    "train": ("millrace_cli.models:train", "Train the ladder, export it and write a bundle."),
+    "evaluate": ("millrace_cli.models:evaluate", "Measure a bundle on the newest events."),
+    "deploy": ("millrace_cli.models:deploy", "Serve a bundle, without a failed request."),
+    "rollback": ("millrace_cli.models:rollback", "Serve the version that served before."),
+    "precompute": ("millrace_cli.nightly:precompute", "Write every user's list as a verified generation."),
     "doctor": ("millrace_cli.doctor:doctor", "Say what this machine has, what it lacks, and who needs it."),
 }
 

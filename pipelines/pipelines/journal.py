@@ -14,8 +14,9 @@ class Loaded:
     """One data set in one stack.
 
     `source`: its name, or the absolute path of the interactions file, with `items` and `users` beside it. `rows`:
-    events of the whole set; events before `tail_from_us` were loaded, the later ones are replay's. `newest_us`: the
-    newest event time that the stack has. `shifted_ids`: `user_id`, `item_id` where the file's integers have a 0, so that the stack's are 1 higher.
+    events of the whole set; those before `tail_from_us` were loaded, the later ones are replay's, and `replayed` says
+    whether they came. `newest_us`: the newest event time that the stack has. `shifted_ids`: `user_id`, `item_id` where
+    the file's integers have a 0, so that the stack's are 1 higher.
     """
 
     usecase: str
@@ -27,6 +28,7 @@ class Loaded:
     tail_from_us: int
     newest_us: int
     shifted_ids: tuple[str, ...]
+    replayed: bool = False
 
     @property
     def dataset(self) -> str | DataPaths:

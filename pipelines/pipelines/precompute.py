@@ -15,15 +15,13 @@ from definitions.assembly import Assembled, RequestContext, assemble
 from definitions.item_snapshot import ItemSnapshot
 from definitions.layout import Layout
 from definitions.packed import unpack_user_row
-from stores.batch import BatchStore, Pointer, RunSummary, UserList, bucket_of
+from stores.batch import BatchStore, Pointer, RunSummary, UserList, bucket_of, buckets_for
 from stores.online import OnlineStore
 
 from pipelines.errors import BadInputError
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total) users."""
-
-USERS_PER_BUCKET = 100  # 50 to 200: one unlogged batch then writes one partition
+Progress = Callable[[int], None]
+"""Called with how many more users are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +41,7 @@ class Generation:
 
     summary: RunSummary
     pointer: Pointer
+    model_version: str
     resumed_buckets: int
 
 
@@ -81,20 +80,18 @@ def precompute(
             f"{plan.usecase}: model {bundle.manifest.name} {bundle.manifest.version} reads layout "
             f"{bundle.manifest.layout_hash:08x}, the use case is {layout.layout_hash:08x}; train and deploy again"
         )
-    buckets = max(1, -(-len(users) // USERS_PER_BUCKET))
+    buckets = buckets_for(len(users))
     version = f"{bundle.manifest.name}:{bundle.manifest.version}"
     store.create_run(plan.usecase, plan.run_id, buckets, version)
     finished = store.finished_buckets(plan.usecase, plan.run_id)
     score = _scorer(bundle, layout, threads)
-    done = 0
     for bucket, members in _by_bucket(users, buckets):
         if bucket not in finished:
             lists = _lists(plan, layout, rows, items, candidates, members, score)
             store.write_bucket(plan.usecase, plan.run_id, bucket, lists)
-        done += len(members)
-        progress(done, len(users))
+        progress(len(members))
     summary = store.seal_run(plan.usecase, plan.run_id)
-    return Generation(summary, store.flip(plan.usecase, plan.run_id), len(finished))
+    return Generation(summary, store.flip(plan.usecase, plan.run_id), version, len(finished))
 
 
 def _by_bucket(users: npt.NDArray[np.uint64], buckets: int) -> Iterator[tuple[int, list[int]]]:

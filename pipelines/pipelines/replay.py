@@ -3,46 +3,56 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from definitions.events import EventColumns
-from millrace.ranking.v1.ranking_pb2 import RankRequest, RankResponse
+from millrace.client import Context, Event, MillraceError, Published, Ranking
 
-from pipelines.errors import UnavailableError
+from pipelines.errors import BadInputError, UnavailableError
+from pipelines.publishing import as_events
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
-
-
-class Ranking(Protocol):
-    """The gateway, as replay needs it."""
-
-    def rank(self, request: RankRequest, timeout_s: float) -> RankResponse:
-        """Order the request's items. Raises `UnavailableError` where no answer comes in time."""
+Progress = Callable[[int], None]
+"""Called with how many more events are done."""
 
 
-class Log(Protocol):
-    """The collector, as replay needs it."""
+class Gateway(Protocol):
+    """What replay needs of `millrace.client.RankingClient`."""
 
-    def publish(self, events: EventColumns) -> int:
-        """Publish events of one user; return 1 + the newest offset. Raises `UnavailableError`, `BadInputError`."""
+    def rank(
+        self,
+        usecase: str,
+        user_id: int,
+        item_ids: Sequence[int],
+        *,
+        context: Context | None = None,
+        min_interactions_offset: int = 0,
+        timeout_s: float | None = None,
+    ) -> Ranking:
+        """Order the items; raises `MillraceError`."""
+
+
+class Collector(Protocol):
+    """What replay needs of `millrace.client.EventClient`."""
+
+    def publish(self, usecase: str, events: Sequence[Event], *, timeout_s: float | None = None) -> Published:
+        """Put the events on the log; raises `MillraceError`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
     """What the stack answered; parallel arrays of length n, one row a scored event, in replay order.
 
-    `score` float32; `rung` int32 (`millrace.events.v1.Rung`); `model_version` int64; `feature_age_us` int64 (event time
-    minus the newest event in the row); `row` int64: the event's place in the replayed columns; `waited_us` int64: from
-    the user's previous acknowledgement to the first answer that had seen it, 0 where nothing had to be waited for.
+    `row` int64: the event's place in the replayed columns; `score` float32; `rung` object (str); `model_version` int64;
+    `feature_age_us` int64 (event time minus the newest event in the row); `waited_us` int64: from the user's previous
+    acknowledgement to the answer that had seen it, 0 where nothing had to be waited for.
     """
 
     row: npt.NDArray[np.int64]
     score: npt.NDArray[np.float32]
-    rung: npt.NDArray[np.int32]
+    rung: npt.NDArray[np.object_]
     model_version: npt.NDArray[np.int64]
     feature_age_us: npt.NDArray[np.int64]
     waited_us: npt.NDArray[np.int64]
@@ -72,8 +82,8 @@ def replay(
     events: EventColumns,
     scored: npt.NDArray[np.bool_],
     usecase: str,
-    ranking: Ranking,
-    log: Log,
+    gateway: Gateway,
+    collector: Collector,
     *,
     progress: Progress,
     pace: Pace = Pace(),
@@ -84,94 +94,103 @@ def replay(
     group is scored, the user's previous events are acknowledged and visible in the row that the answer used.
 
     Raises:
+        BadInputError: the collector refuses an event.
         UnavailableError: no answer, no acknowledgement, or an event still invisible after `pace.visible_s`.
     """
-    answers: list[_Answer] = []
-    visible: dict[int, int] = {}
-    pending: dict[int, Future[int]] = {}
-    acked_at: dict[int, float] = {}
-    done = 0
+    run = _Run(events, usecase, gateway, collector, pace)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish") as publisher:  # one: keeps the log in order
         for rows in tied_groups(events):
-            user = int(events.user_id[rows[0]])
-            if (sent := pending.pop(user, None)) is not None:
-                visible[user] = sent.result(timeout=pace.visible_s)
-                acked_at[user] = time.monotonic()
-            asked = rows[scored[rows]]
-            if len(asked):
-                response, waited_us = _ask(events, asked, usecase, ranking, visible.get(user, 0), acked_at, pace)
-                answers += _read(events, asked, response, waited_us)
-            pending[user] = publisher.submit(log.publish, events.take(rows))
-            done += len(rows)
-            progress(done, len(events))
-        for sent in pending.values():
-            sent.result(timeout=pace.visible_s)
-    return _columns(answers)
+            run.acknowledged(int(events.user_id[rows[0]]))
+            run.ask(rows[scored[rows]])
+            run.pending[int(events.user_id[rows[0]])] = publisher.submit(run.publish, rows)
+            progress(len(rows))
+        for user in list(run.pending):
+            run.acknowledged(user)
+    return run.served()
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    row: int
-    score: float
-    rung: int
-    model_version: int
-    feature_age_us: int
-    waited_us: int
+@dataclass
+class _Run:
+    """One replay: what is under way, and what has been answered."""
 
+    events: EventColumns
+    usecase: str
+    gateway: Gateway
+    collector: Collector
+    pace: Pace
+    pending: dict[int, Future[int]] = field(default_factory=dict)
+    visible_from: dict[int, int] = field(default_factory=dict)
+    acked_at: dict[int, float] = field(default_factory=dict)
+    answers: list[tuple[int, float, str, int, int, int]] = field(default_factory=list)
 
-def _ask(
-    events: EventColumns,
-    asked: npt.NDArray[np.int64],
-    usecase: str,
-    ranking: Ranking,
-    at_least: int,
-    acked_at: dict[int, float],
-    pace: Pace,
-) -> tuple[RankResponse, int]:
-    """Rank the group's items on a row that holds everything below `at_least`."""
-    first = asked[0]
-    user = int(events.user_id[first])
-    request = RankRequest(usecase=usecase, user_id=user, min_interactions_offset=at_least)
-    request.item_ids.extend(dict.fromkeys(events.item_id[asked].tolist()))
-    request.context.time_us = int(events.event_time_us[first])
-    for field in ("device", "surface", "country"):
-        setattr(request.context, field, int(getattr(events, field)[first]))
-    deadline = time.monotonic() + pace.visible_s
-    while True:
-        response = ranking.rank(request, pace.call_s)
-        if response.row.interactions_offset >= at_least:
-            since = acked_at.pop(user, None)
-            return response, 0 if since is None else int((time.monotonic() - since) * 1e6)
-        if time.monotonic() > deadline:
-            raise UnavailableError(
-                f"user {user}: the online row stays at offset {response.row.interactions_offset}, {at_least} was "
-                f"acknowledged {pace.visible_s:.0f} s ago; is the features service running? Try: millrace status"
+    def publish(self, rows: npt.NDArray[np.int64]) -> int:
+        """Put one user's rows on the log; 1 + the newest offset."""
+        try:
+            published = self.collector.publish(
+                self.usecase, as_events(self.events.take(rows)), timeout_s=self.pace.visible_s
             )
+        except MillraceError as exc:
+            raise UnavailableError(f"publishing: {exc}; is the collector running? Try: millrace status") from exc
+        if published.rejected:
+            raise BadInputError(f"the collector refuses an event: {published.rejected[0].reason}")
+        return 1 + max(accepted.offset for accepted in published.accepted)
 
+    def acknowledged(self, user: int) -> None:
+        """Wait until the user's previous group is on the log."""
+        if (sent := self.pending.pop(user, None)) is not None:
+            self.visible_from[user] = sent.result()
+            self.acked_at[user] = time.monotonic()
 
-def _read(
-    events: EventColumns, asked: npt.NDArray[np.int64], response: RankResponse, waited_us: int
-) -> Sequence[_Answer]:
-    scores = {item.item_id: item.score for item in response.items}
-    return [
-        _Answer(
-            row=int(row),
-            score=scores[int(events.item_id[row])],
-            rung=response.served_by,
-            model_version=response.model_version,
-            feature_age_us=response.feature_age_us,
-            waited_us=waited_us,
+    def ask(self, asked: npt.NDArray[np.int64]) -> None:
+        """Score one user's rows of one time, on a row that holds everything that was acknowledged."""
+        if not len(asked):
+            return
+        first, user = asked[0], int(self.events.user_id[asked[0]])
+        context = Context(
+            time_us=int(self.events.event_time_us[first]),
+            device=int(self.events.device[first]),
+            surface=int(self.events.surface[first]),
+            country=int(self.events.country[first]),
         )
-        for row in asked
-    ]
+        item_ids = list(dict.fromkeys(self.events.item_id[asked].tolist()))
+        ranking = self._ranking(user, item_ids, context)
+        waited_us = 0
+        if (since := self.acked_at.pop(user, None)) is not None:
+            waited_us = int((time.monotonic() - since) * 1e6)
+        scores = {item.item_id: item.score for item in ranking.items}
+        self.answers += [
+            (int(row), scores[int(self.events.item_id[row])], ranking.served_by, ranking.model_version,
+             ranking.feature_age_us, waited_us)
+            for row in asked
+        ]  # fmt: skip
 
+    def _ranking(self, user: int, item_ids: Sequence[int], context: Context) -> Ranking:
+        at_least = self.visible_from.get(user, 0)
+        deadline = time.monotonic() + self.pace.visible_s
+        while True:
+            try:
+                ranking = self.gateway.rank(
+                    self.usecase, user, item_ids, context=context, min_interactions_offset=at_least,
+                    timeout_s=self.pace.call_s,
+                )  # fmt: skip
+            except MillraceError as exc:
+                raise UnavailableError(f"ranking: {exc}; is the gateway running? Try: millrace status") from exc
+            if ranking.row.interactions_offset >= at_least:
+                return ranking
+            if time.monotonic() > deadline:
+                raise UnavailableError(
+                    f"user {user}: the online row stays at offset {ranking.row.interactions_offset}, {at_least} was "
+                    f"acknowledged {self.pace.visible_s:g} s ago; is the features service running? Try: millrace status"
+                )
 
-def _columns(answers: Sequence[_Answer]) -> Served:
-    return Served(
-        row=np.array([a.row for a in answers], dtype=np.int64),
-        score=np.array([a.score for a in answers], dtype=np.float32),
-        rung=np.array([a.rung for a in answers], dtype=np.int32),
-        model_version=np.array([a.model_version for a in answers], dtype=np.int64),
-        feature_age_us=np.array([a.feature_age_us for a in answers], dtype=np.int64),
-        waited_us=np.array([a.waited_us for a in answers], dtype=np.int64),
-    )
+    def served(self) -> Served:
+        """All answers as columns."""
+        row, score, rung, version, age_us, waited_us = zip(*self.answers, strict=True) if self.answers else [()] * 6
+        return Served(
+            row=np.array(row, np.int64),
+            score=np.array(score, np.float32),
+            rung=np.array(rung, object),
+            model_version=np.array(version, np.int64),
+            feature_age_us=np.array(age_us, np.int64),
+            waited_us=np.array(waited_us, np.int64),
+        )

@@ -1,26 +1,26 @@
 """Replay against a stack in memory: what is asked, in which order, and what has to be visible first."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-
 from definitions.events import EventColumns
-from millrace.events.v1.events_pb2 import RUNG_MODEL
-from millrace.ranking.v1.ranking_pb2 import RankRequest, RankResponse
+from millrace.client import Accepted, Context, Event, Published, RankedItem, Ranking, Row
 from pipelines.errors import UnavailableError
 from pipelines.replay import Pace, replay, tied_groups
 
 
 def events(rows: list[tuple[int, int, int]]) -> EventColumns:
     """Events (user, item, second) in log order."""
-    empty = EventColumns.empty()
-    columns = {name: np.zeros(len(rows), getattr(empty, name).dtype) for name in empty.__dataclass_fields__}
-    columns["event_id"] = np.arange(1, len(rows) + 1, dtype=np.uint64)
-    for name, place in (("user_id", 0), ("item_id", 1)):
-        columns[name] = np.array([row[place] for row in rows], np.uint64)
-    columns["event_time_us"] = np.array([row[2] * 1_000_000 for row in rows], np.int64)
-    return EventColumns(**columns)
+    users, items, seconds = zip(*rows, strict=True)
+    return EventColumns.of(
+        len(rows),
+        event_id=range(1, len(rows) + 1),
+        user_id=users,
+        item_id=items,
+        event_time_us=[second * 1_000_000 for second in seconds],
+    )
 
 
 @dataclass
@@ -32,28 +32,27 @@ class Stack:
     asked: list[tuple[int, tuple[int, ...], int]] = field(default_factory=list)
     stale: int = 0
 
-    def rank(self, request: RankRequest, timeout_s: float) -> RankResponse:
-        assert timeout_s > 0
-        mine = [offset for offset, (user, _) in enumerate(self.log) if user == request.user_id]
+    def rank(
+        self, usecase: str, user_id: int, item_ids: Sequence[int], *, context: Context | None = None,
+        min_interactions_offset: int = 0, timeout_s: float | None = None,
+    ) -> Ranking:  # fmt: skip
+        mine = [offset for offset, (user, _) in enumerate(self.log) if user == user_id]
         offset = mine[-1] + 1 if mine else 0
-        if request.min_interactions_offset and self.stale < self.lag:
+        if min_interactions_offset and self.stale < self.lag:
             self.stale += 1
             offset = 0
         else:
             self.stale = 0
-            self.asked.append((request.user_id, tuple(request.item_ids), len(self.log)))
-        response = RankResponse(served_by=RUNG_MODEL, model_version=7)
-        response.row.interactions_offset = offset
-        for item in request.item_ids:
-            response.items.add(item_id=item, score=item / 100)
-        return response
+            self.asked.append((user_id, tuple(item_ids), len(self.log)))
+        items = tuple(RankedItem(item, item / 100, 1, "requested") for item in item_ids)
+        return Ranking(1, items, "MODEL", "movies", 7, "", "", 5, Row(1, offset, 0), {})
 
-    def publish(self, events: EventColumns) -> int:
-        self.log += zip(events.user_id.tolist(), events.item_id.tolist(), strict=True)
-        return len(self.log)
+    def publish(self, usecase: str, events: Sequence[Event], *, timeout_s: float | None = None) -> Published:
+        self.log += [(event.user_id, event.item_id) for event in events]
+        return Published((Accepted(0, 0, len(self.log) - 1),), ())
 
 
-def quiet(done: int, total: int) -> None:
+def quiet(done: int) -> None:
     """Show nothing."""
 
 

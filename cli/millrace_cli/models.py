@@ -1,0 +1,219 @@
+"""`millrace train`, `evaluate`, `deploy` and `rollback`: from the lake to what serves, and back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from millrace_cli import environment, output
+from millrace_cli.environment import Bars
+from millrace_cli.errors import BadInput
+from millrace_cli.stack import Json
+
+if TYPE_CHECKING:
+    from definitions.usecase import UseCase
+    from pipelines.datasets import Dataset
+    from pipelines.deploy import DeployResult
+    from pipelines.training.run import TrainResult
+
+    from millrace_cli.settings import Settings
+
+Usecase = Annotated[str | None, typer.Option(help="Use case; by default the first that the stack serves.")]
+Version = Annotated[int | None, typer.Option(min=1, help="Version of the bundle; by default the newest.")]
+
+
+def train(
+    usecase: Usecase = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Train on a named set (ml-100k, synthetic, auto) instead of on what the stack archived."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the trainers.")] = 0,
+    json: Json = False,
+) -> None:
+    """Train the ladder, export to ONNX with a parity check, write a bundle and register it.
+
+    Without --dataset the stack's lake is the source: `millrace load` fills it.
+    """
+    from millrace_cli.settings import load
+
+    settings = load()
+    spec = environment.usecase(settings, usecase)
+    with Bars() as bars, environment.translated():
+        result = train_bundle(settings, spec, dataset=dataset, holdout=None, seed=seed, bars=bars)
+    figures = as_dict(result)
+    if json:
+        output.emit(figures, home=settings.home)
+        return
+    output.out.print(metrics_table(f"{result.rows['test']:,} test rows, split by time", figures["models"]))
+    output.out.print(
+        f"parity of framework and ONNX Runtime: {result.parity.max_abs:.1e}, {result.parity.flips} rank flips on "
+        f"{result.parity.rows:,} rows; bundle {result.bundle.folder}; {result.seconds:.0f} s",
+        highlight=False,
+    )
+    output.out.print(f"next: millrace deploy --version {result.version}")
+
+
+def train_bundle(
+    settings: Settings, spec: UseCase, *, dataset: str | None, holdout: Dataset | None, seed: int, bars: Bars
+) -> TrainResult:
+    """Train from the lake, or from a named data set. Raises the pipelines' errors."""
+    from pipelines.datasets import load_dataset
+    from pipelines.training.run import train as run
+    from stores.offline import Lake
+
+    lake = Lake(settings.lake, spec.name)
+    source: Dataset | Lake = lake
+    if dataset is None:
+        environment.flush_archiver(settings)
+    else:
+        source = load_dataset(dataset, spec, cache=settings.home / "dist" / "datasets", seed=seed, progress=bars)
+    return run(
+        spec,
+        source,
+        bundles=settings.bundles,
+        lake=lake,
+        mlflow=settings.home / "mlflow",
+        holdout=holdout,
+        seed=seed,
+        progress=bars,
+    )
+
+
+def as_dict(result: TrainResult) -> dict[str, Any]:
+    """A training as data."""
+    return {
+        "version": result.version,
+        "digest": result.bundle.digest,
+        "dataset": result.dataset,
+        "rows": result.rows,
+        "models": {name: metrics.as_dict() for name, metrics in result.metrics.items()},
+        "parity": asdict(result.parity),
+        "registered": None if result.registered is None else asdict(result.registered),
+        "seconds": round(result.seconds, 2),
+    }
+
+
+def metrics_table(title: str, models: dict[str, dict[str, float | None]]) -> Any:
+    """Models down, metrics across."""
+    names = list(next(iter(models.values())))
+    table = output.table(title, "model", *names)
+    for model, metrics in models.items():
+        table.add_row(model, *("-" if metrics[name] is None else f"{metrics[name]:.4f}" for name in names))
+    return table
+
+
+def evaluate(usecase: Usecase = None, version: Version = None, json: Json = False) -> None:
+    """Measure a bundle on the newest tenth of what the stack archived, point in time, beside the simplest models."""
+    from millrace_cli.settings import load
+
+    settings = load()
+    spec = environment.usecase(settings, usecase)
+    with Bars() as bars, environment.translated():
+        figures = evaluate_bundle(settings, spec, version, bars)
+    if json:
+        output.emit(figures, home=settings.home)
+    else:
+        title = f"version {figures['version']} on {figures['rows']:,} rows, the newest tenth of the lake"
+        output.out.print(metrics_table(title, figures["models"]))
+
+
+def evaluate_bundle(settings: Settings, spec: UseCase, version: int | None, bars: Bars) -> dict[str, Any]:
+    """The bundle's figures on the test part of the lake's examples. Raises the pipelines' errors."""
+    from bundle import load_bundle
+    from definitions.layout import layout_of
+    from pipelines.agreement import offline_scores
+    from pipelines.datasets import split_times
+    from pipelines.training.baselines import constant, streaming_item_mean
+    from pipelines.training.examples import Log, build_examples
+    from pipelines.training.metrics import evaluate as measure
+    from stores.offline import Lake
+
+    bundle = load_bundle(bundle_folder(settings, spec, version))
+    layout = layout_of(spec, bundle.manifest.revision)
+    bars.stage("build examples")
+    environment.flush_archiver(settings)
+    examples = build_examples(layout, Log.of_lake(Lake(settings.lake, spec.name), spec.dedupe_offsets))
+    split = split_times(examples.time_us)
+    test, label, users = split.test, examples.label[split.test], examples.user_id[split.test]
+    base_rate = float(examples.label[split.fit].mean())
+    scores = {
+        "constant": constant(examples.label[split.fit], int(test.sum())),
+        "item_mean": streaming_item_mean(examples.item_id, examples.time_us, examples.label, base_rate)[test],
+        bundle.manifest.name: offline_scores(bundle, layout, examples, 2)[test].astype(float),
+    }
+    return {
+        "version": bundle.manifest.version,
+        "rows": int(test.sum()),
+        "test_from_us": split.test_from_us,
+        "trained_to_us": bundle.manifest.window.to_us,
+        "models": {name: measure(label, values, users).as_dict() for name, values in scores.items()},
+    }
+
+
+def bundle_folder(settings: Settings, spec: UseCase, version: int | None) -> Any:
+    """Folder of a bundle of this use case's model. Raises BadInput if there is none."""
+    folder = settings.bundles / spec.name
+    versions = sorted(int(each.name) for each in folder.glob("*") if each.name.isdecimal())
+    if not versions:
+        raise BadInput(f"{folder}: no bundle yet; train one first: millrace train")
+    chosen = versions[-1] if version is None else version
+    if chosen not in versions:
+        raise BadInput(f"--version {chosen}: there is no such bundle; there are {', '.join(map(str, versions))}")
+    return folder / str(chosen)
+
+
+def deploy(usecase: Usecase = None, version: Version = None, json: Json = False) -> None:
+    """Serve a bundle: into Triton beside the present version, checked there, then announced; no request fails."""
+    from millrace_cli.settings import load
+
+    settings = load()
+    spec = environment.usecase(settings, usecase)
+    with Bars() as bars, environment.translated():
+        _print(settings, deploy_bundle(settings, spec, version, bars), as_json=json)
+
+
+def deploy_bundle(settings: Settings, spec: UseCase, version: int | None, bars: Bars) -> DeployResult:
+    """Deploy into what the running stack has. Raises the pipelines' errors."""
+    from pipelines.deploy import deploy as run
+
+    folder = bundle_folder(settings, spec, version)
+    triton = environment.server(settings, "triton")
+    repository = environment.repository(settings) if triton else None
+    return run(folder, kafka=settings.kafka, triton=triton, repository=repository, progress=bars)
+
+
+def rollback(usecase: Usecase = None, json: Json = False) -> None:
+    """Serve the version that served before; a second rollback returns."""
+    from pipelines.deploy import rollback as run
+
+    from millrace_cli.settings import load
+
+    settings = load()
+    spec = environment.usecase(settings, usecase)
+    triton = environment.server(settings, "triton")
+    with Bars() as bars, environment.translated():
+        result = run(
+            spec.name,
+            bundles=settings.bundles,
+            kafka=settings.kafka,
+            triton=triton,
+            repository=environment.repository(settings) if triton else None,
+            progress=bars,
+        )
+        _print(settings, result, as_json=json)
+
+
+def _print(settings: Settings, result: DeployResult, *, as_json: bool) -> None:
+    if as_json:
+        output.emit(asdict(result), home=settings.home)
+        return
+    where = (
+        "in the gateway" if result.triton_max_abs is None else f"Triton, golden rows {result.triton_max_abs:.1e} off"
+    )
+    before = "" if result.previous_version is None else f"; version {result.previous_version} stays for a rollback"
+    output.out.print(
+        f"{result.name} version {result.version} serves ({where}, {result.seconds:.1f} s){before}", highlight=False
+    )
