@@ -17,10 +17,10 @@ def nothing() -> None:
 class Component:
     """One process of the stack.
 
-    `fetch` fills the folder `download` of `dist/`, if the part needs one and it is not there. Just before a start, `prepare` writes its files and
-    `environment` says what the process gets besides the inherited variables. `ports` are checked before the start.
-    `start_s` bounds the wait for the probe, `stop_s` the wait after SIGTERM. `after` (topics, schema) runs whenever the
-    part works, so it must be repeatable.
+    `fetch` fills the folder `download` of `dist/`, if the part needs one and it is not there. Just before a start,
+    `prepare` writes its files and `environment` says what the process gets besides the inherited variables. `ports` are
+    checked before the start. `start_s` bounds the wait for the probe, `stop_s` the wait after SIGTERM. `after` (topics,
+    schema) runs whenever the part works, so it must be repeatable.
     """
 
     name: str

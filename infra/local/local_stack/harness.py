@@ -1,0 +1,75 @@
+"""The whole stack as tests drive it: by the command that people type, in a home and at a port offset of its own."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from local_stack.ports import STEP, Ports, is_free
+
+
+@dataclass(frozen=True)
+class NativeStack:
+    """A stack that was brought up: where its state lies, where it listens, and `millrace` to command it."""
+
+    home: Path
+    offset: int
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Environment in which commands and settings mean this stack."""
+        outer = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
+        return {**outer, "MILLRACE_HOME": str(self.home), "MILLRACE_PORT_OFFSET": str(self.offset)}
+
+    @property
+    def ports(self) -> Ports:
+        """Every port of it."""
+        return Ports.at(self.offset)
+
+    def address(self, service: str) -> str:
+        """`host:port` of a service's gRPC endpoint."""
+        return f"127.0.0.1:{self.ports.all()[service]}"
+
+    def metrics(self, service: str) -> str:
+        """`host:port` of a service's /live, /ready, /metrics and, of some, /flush."""
+        return f"127.0.0.1:{self.ports.all()[f'{service}_metrics']}"
+
+    def millrace(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """Run `millrace ... --json`; the object on its last line. AssertionError unless it exits with `code`."""
+        program = Path(sys.executable).parent / "millrace"
+        done = subprocess.run([program, *arguments, "--json"], env=self.environ, capture_output=True, text=True)
+        if done.returncode != code:
+            raise AssertionError(f"millrace {' '.join(arguments)} exits {done.returncode}: {done.stdout}{done.stderr}")
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
+
+    def pids(self) -> dict[str, int | None]:
+        """Part to pid, as `status` says; None for what is dead."""
+        return {part["name"]: part["pid"] for part in json.loads(self._status())["parts"]}
+
+    def _status(self) -> str:
+        program = Path(sys.executable).parent / "millrace"
+        done = subprocess.run([program, "status", "--json"], env=self.environ, capture_output=True, text=True)
+        return done.stdout.splitlines()[-1]
+
+
+@contextmanager
+def free_offset() -> Iterator[int]:
+    """A port offset that nobody uses, and that no other test session takes while we hold it."""
+    for offset in range(900, 0, -STEP):
+        with (Path(tempfile.gettempdir()) / f"millrace-offset-{offset}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            if all(is_free(port) for port in Ports.at(offset).all().values()):
+                yield offset
+                return
+    raise RuntimeError("every port offset from 100 to 900 is taken on this machine")
