@@ -288,5 +288,10 @@ class _Call:
         self.outcome = code
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not trailing_metadata:
             trailing_metadata = (("grpc-retry-pushback-ms", str(PUSH_BACK_MS)),)
-        await self._context.abort(code, details, tuple(trailing_metadata))
+        try:
+            await self._context.abort(code, details, tuple(trailing_metadata))
+        except grpc.aio.AbortError:
+            raise
+        except grpc.aio.BaseError as exc:  # the caller's deadline passed in this moment: nobody hears the status
+            raise asyncio.CancelledError from exc
         raise AssertionError("abort raises")

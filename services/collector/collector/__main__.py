@@ -63,6 +63,7 @@ def collect(kit: Kit, settings: Settings, usecases: list[UseCase]) -> int:
         linger_ms=settings.linger_ms,
         delivery_timeout_s=settings.delivery_timeout_s,
         max_in_flight=settings.max_in_flight,
+        connect_s=settings.connect_s,
         on_state=lambda is_up: kit.ready.set("log", is_up),
     )
     readers = CatalogueReaders(settings.kafka, catalogues, on_failure)

@@ -37,6 +37,7 @@ class KafkaLog:
         linger_ms: int,
         delivery_timeout_s: float,
         max_in_flight: int,
+        connect_s: float,
         on_state: Callable[[bool], None],
         make_producer: Callable[..., Any] = kafka.make_producer,
     ) -> None:
@@ -53,13 +54,15 @@ class KafkaLog:
         # One thread: sending is CPU work and may block for metadata, and records keep the order of their requests.
         self._sender = ThreadPoolExecutor(1, thread_name_prefix="produce")
         self._prober = ThreadPoolExecutor(1, thread_name_prefix="probe")
-        self._producer: Any = self._make()
+        self._producer: Any = self._make(connect_s=connect_s)
         self._is_up = True
         on_state(True)  # noqa: FBT003  the callback's one argument
         metrics.in_flight(lambda: float(self._in_flight))
 
     async def append(self, topic: str, records: Sequence[Record], budget_s: float, *, wait: bool) -> Sequence[Place]:
-        """As `Log.append`."""
+        """As `Log.append`. While the broker is known to be away it refuses at once: what it queued would land late."""
+        if not self._is_up:
+            raise LogDown("the log is away; nothing was sent")
         began = time.monotonic()
         await self._take(len(records), budget_s, wait=wait)
         loop = asyncio.get_running_loop()

@@ -11,6 +11,9 @@ class Settings(ProcessSettings):
     grpc_port: int = Field(
         default_factory=local_port(ports.GRPC["collector"]), ge=0, le=65535, description="Port of the API; 0 = any."
     )
+    connect_s: float = Field(
+        default=30.0, gt=0, le=300, description="How long the start waits for the broker, seconds."
+    )
     publish_ceiling_s: float = Field(
         default=5.0, gt=0, le=60, description="Longest wait for the log where the caller set no deadline, seconds."
     )

@@ -79,6 +79,7 @@ async def bench() -> AsyncIterator[Bench]:
         linger_ms=5,
         delivery_timeout_s=1.0,
         max_in_flight=5,
+        connect_s=1.0,
         on_state=states.append,
         make_producer=make,
     )
@@ -152,7 +153,7 @@ async def test_a_batch_larger_than_all_the_room_passes_alone(bench: Bench) -> No
 
 
 async def test_a_producer_that_lost_its_sequence_is_replaced(bench: Bench) -> None:
-    """The next batch goes through a new one."""
+    """The next batch goes through a new one; the broker itself is well."""
     broken = asyncio.ensure_future(bench.log.append("t", RECORDS, 5.0, wait=False))
     await bench.producers[0].settle(3, lambda _: kafka_errors.OutOfOrderSequenceNumberError())
     with pytest.raises(LogDown):
@@ -175,15 +176,18 @@ async def test_a_send_that_raises_fails_the_batch(bench: Bench) -> None:
         await bench.log.append("t", RECORDS, 5.0, wait=False)
 
 
-async def test_success_brings_the_broker_back(bench: Bench) -> None:
-    """Readiness follows what the broker does."""
+async def test_a_late_success_brings_the_broker_back(bench: Bench) -> None:
+    """Readiness follows what the broker does; while it is away callers are refused at once, not queued."""
+    late = asyncio.ensure_future(bench.log.append("t", RECORDS, 5.0, wait=False))
+    await asyncio.get_running_loop().run_in_executor(None, bench.producers[0].sent.acquire)
+    bench.producers[0].sent.release()
     bench.producers[0].refuses = kafka_errors.KafkaTimeoutError("away")
-    with pytest.raises(LogDown):
-        await bench.log.append("t", RECORDS, 5.0, wait=False)
-    bench.producers[0].refuses = None
+    for _ in range(2):
+        with pytest.raises(LogDown, match="away"):
+            await bench.log.append("t", RECORDS[:1], 5.0, wait=False)
+    assert [True, False] == bench.states
 
-    appended = asyncio.ensure_future(bench.log.append("t", RECORDS, 5.0, wait=False))
     await bench.producers[0].settle(3, at)
-    await appended
+    await late
 
     assert [True, False, True] == bench.states
