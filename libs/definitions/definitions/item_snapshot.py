@@ -39,7 +39,11 @@ class ItemColumns:
 
 
 class _Arrays:
-    """The columns, one row a slot. Tiles are rings: tile i of a class lies in cell i mod R of its measure."""
+    """The columns, one row a slot.
+
+    Tiles lie as running sums, so that a window is the difference of two cells: cell j of a measure is the sum of the j
+    oldest tiles that can be kept, the last of them the tile of the item's newest event.
+    """
 
     def __init__(self, side: Side, capacity: int) -> None:
         self.ids = np.zeros(capacity, np.uint64)
@@ -53,7 +57,7 @@ class _Arrays:
         self.codes = np.zeros((capacity, side.code_width), np.uint32)
         self.category = np.zeros(capacity, np.uint32)
         self.tiles = [
-            np.zeros((capacity, len(tiles.measures) * ring_length(tiles.keep_us, tiles.hop_us)), np.int64)
+            np.zeros((capacity, len(tiles.measures), ring_length(tiles.keep_us, tiles.hop_us) + 1), np.int64)
             for tiles in side.classes
         ]
 
@@ -73,7 +77,7 @@ class ItemSnapshot:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._side = layout.item
-        self._rings = [ring_length(tiles.keep_us, tiles.hop_us) for tiles in self._side.classes]
+        self._kept = [ring_length(tiles.keep_us, tiles.hop_us) for tiles in self._side.classes]
         self._writing = Lock()  # one writer at a time; readers do not wait while it decodes
         self._lock = Lock()  # around every touch of what follows
         self._arrays = _Arrays(self._side, _FIRST_CAPACITY)
@@ -222,35 +226,44 @@ class ItemSnapshot:
             if column.shape[1]:
                 column[slots] = [getattr(state, name) for state in states]
         first = 0
-        for tiles, ring, cells in zip(self._side.classes, self._rings, arrays.tiles, strict=True):
-            cells[slots] = 0
+        for tiles, kept, sums in zip(self._side.classes, self._kept, arrays.tiles, strict=True):
+            cells = np.zeros((len(slots), len(tiles.measures), kept + 1), np.int64)
             rows: list[int] = []
             places: list[int] = []
-            sums: list[int] = []
-            for slot, state in zip(slots, states, strict=True):
-                oldest = state.newest_us // tiles.hop_us - ring  # a partition that fell behind keeps older tiles
+            totals: list[int] = []
+            for row, state in enumerate(states):
+                oldest = state.newest_us // tiles.hop_us - kept + 1  # a partition that fell behind keeps older ones
                 for offset in range(len(tiles.measures)):
                     for index, total in state.tiles[first + offset].items():
-                        if index > oldest:
-                            rows.append(slot)
-                            places.append(offset * ring + index % ring)
-                            sums.append(total)
-            cells[rows, places] = sums
+                        if index >= oldest:
+                            rows.append(row * len(tiles.measures) + offset)
+                            places.append(index - oldest + 1)
+                            totals.append(total)
+            cells.reshape(-1, kept + 1)[rows, places] = totals
+            sums[slots] = cells.cumsum(axis=2)
             first += len(tiles.measures)
 
     def _tiles(self, rows: npt.NDArray[np.int64], time_us: int) -> dict[tuple[int, int], npt.NDArray[np.int64]]:
         """(hop, window) -> sums (n, measures of the class), for each window that a feature reads."""
-        sums: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
+        found: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
         newest_us = self._arrays.newest_us[rows]
-        for number, (tiles, ring) in enumerate(zip(self._side.classes, self._rings, strict=True)):
-            newest_tile = (newest_us // tiles.hop_us)[:, None]
+        for tiles, kept, sums in zip(self._side.classes, self._kept, self._arrays.tiles, strict=True):
+            oldest = newest_us // tiles.hop_us - kept + 1
+            measures = np.arange(len(tiles.measures))
+
+            def below(
+                tile: int,
+                sums: npt.NDArray[np.int64] = sums,
+                oldest: npt.NDArray[np.int64] = oldest,
+                measures: npt.NDArray[np.int64] = measures,
+            ) -> npt.NDArray[np.int64]:
+                places = np.clip(tile - oldest, 0, sums.shape[2] - 1)
+                return sums[rows[:, None], measures, places[:, None]]
+
+            end = below(end_tile(time_us, tiles.hop_us))
             for window_us in self._side.windows_of(tiles):
-                wanted = np.arange(first_tile(time_us, window_us, tiles.hop_us), end_tile(time_us, tiles.hop_us))
-                there = (wanted <= newest_tile) & (wanted > newest_tile - ring)
-                places = (np.arange(len(tiles.measures))[:, None] * ring + wanted % ring).ravel()
-                cells = self._arrays.tiles[number][rows[:, None], places].reshape(len(rows), len(tiles.measures), len(wanted))
-                sums[tiles.hop_us, window_us] = (cells * there[:, None, :]).sum(axis=2)
-        return sums
+                found[tiles.hop_us, window_us] = end - below(first_tile(time_us, window_us, tiles.hop_us))
+        return found
 
 
 def _span(start: int, width: int) -> range:

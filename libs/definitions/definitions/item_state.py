@@ -9,7 +9,7 @@ from definitions.errors import CorruptRow, LayoutMismatch
 from definitions.events import EventColumns, micros
 from definitions.kernel import Moment, TileAdds, decayed_add, matches
 from definitions.layout import Layout
-from definitions.packed import signed
+from definitions.packed import pack_tiles, signed
 from definitions.plan import FORMAT_VERSION, Side
 from definitions.saved import load_table, save_table
 from definitions.tiles import NEVER
@@ -69,11 +69,8 @@ def pack_item(layout: Layout, state: ItemState) -> bytes:
         *state.recencies,
         *map(len, state.tiles),
     )
-    parts = [_HEADER.pack(FORMAT_VERSION, layout.layout_hash, state.newest_us), fixed]
-    for tiles in state.tiles:
-        cells = sorted(tiles.items())
-        parts.append(_tile_struct(len(cells)).pack(*(i for i, _ in cells), *(signed(total) for _, total in cells)))
-    return b"".join(parts)
+    header = _HEADER.pack(FORMAT_VERSION, layout.layout_hash, state.newest_us)
+    return b"".join([header, fixed, *map(pack_tiles, state.tiles)])
 
 
 def unpack_item(layout: Layout, content: bytes) -> ItemState:

@@ -33,7 +33,7 @@ class Gathered:
 def item_features(side: Side, items: Gathered, time_us: int | npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """float32 (n, item columns in layout order), no NaN. `time_us`: one time, or int64 (n,) one for each row."""
     n = len(items.newest_us)
-    place = {position: index for index, position in enumerate(side.positions)}
+    place = side.places
     features = np.empty((n, len(place)), np.float32)
     sums = [_sum(side, items, index) for index in range(len(side.sums))]
     for window in side.window_columns:

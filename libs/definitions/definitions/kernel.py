@@ -31,7 +31,10 @@ _TILE_SLACK = 64  # dead tiles that may lie about before they are swept
 
 def matches(selector: Selector, moment: Moment) -> bool:
     """Does the event count for the selector."""
-    return any(moment.action == action and (bound is None or moment.value >= bound) for action, bound in selector)
+    for action, bound in selector:
+        if action == moment.action:
+            return bound is None or moment.value >= bound
+    return False
 
 
 class TableState:

@@ -73,6 +73,16 @@ def signed(total: int) -> int:
     return ((total + 2**63) & _WORD) - 2**63
 
 
+def pack_tiles(tiles: dict[int, int]) -> bytes:
+    """Indexes ascending, then sums."""
+    n, indexes = len(tiles), sorted(tiles)
+    form = _struct(f"<{n}q{n}q")
+    try:
+        return form.pack(*indexes, *map(tiles.__getitem__, indexes))
+    except struct.error:  # a sum has left int64, which happens to none but a hostile one
+        return form.pack(*indexes, *(signed(tiles[index]) for index in indexes))
+
+
 def _pack_moments(moments: Sequence[Moment]) -> bytes:
     n = len(moments)
     return _struct(f"<{n}q{n}Q{n}I{n}q{n}I").pack(*chain.from_iterable(zip(*moments, strict=True)))
@@ -111,10 +121,7 @@ def pack_user(layout: Layout, state: UserState, epoch: int) -> bytes:
         categories = sorted(table.entries)
         weights = [table.entries[category] for category in categories]
         parts.append(_struct(f"<{n}I{n}d{n}d{n}q").pack(*categories, *chain.from_iterable(zip(*weights, strict=True))))
-    for tiles in state.tiles:
-        n = len(tiles)
-        indexes = sorted(tiles)
-        parts.append(_struct(f"<{n}q{n}q").pack(*indexes, *(signed(tiles[index]) for index in indexes)))
+    parts += map(pack_tiles, state.tiles)
     parts.append(_struct(f"<{len(state.seen)}I").pack(*state.seen))
     return b"".join(parts)
 

@@ -219,3 +219,8 @@ class Side:
     @cached_property
     def _places(self) -> tuple[int, ...]:
         return tuple(place for tiles in self.classes for place in range(len(tiles.measures)))
+
+    @cached_property
+    def places(self) -> Mapping[int, int]:
+        """Position among the layout's columns -> place among this side's."""
+        return {position: place for place, position in enumerate(self.positions)}

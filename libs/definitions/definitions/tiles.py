@@ -56,6 +56,8 @@ def ratio(
     if isinstance(den, np.ndarray):
         below = den + weight
         above = num / scale + mean * weight
+        if weight:  # no count is negative
+            return np.asarray(above / below)
         return np.divide(above, below, out=np.zeros(len(below)), where=below != 0)
     below_one = den + weight
     return float((num / scale + mean * weight) / below_one) if below_one else 0.0

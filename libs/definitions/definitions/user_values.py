@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from definitions.kernel import Moment, TableState, decayed_add, matches
+from definitions.kernel import Moment, TableState, matches
 from definitions.layout import Layout
-from definitions.plan import BLOCK, Measure, Table, WindowSum
+from definitions.plan import BLOCK, Measure, Selector, Table, WindowSum
 from definitions.tiles import NEVER, decayed, end_tile, first_tile, ratio
 
 _SECOND_US = 1e6
@@ -58,6 +58,8 @@ class UserAt:
         self._time_us = time_us
         self.before: list[Moment] = []
         self._since: list[Moment] = []
+        self._matching: dict[Selector, list[Moment]] = {}
+        self._tables: dict[int, TableAt] = {}
         if view is not None:
             block = view.block
             if not block or block[-1].time_us < time_us:
@@ -103,16 +105,19 @@ class UserAt:
         """An affinity table at t, the block's events before t included."""
         if self._view is None or (ttl_us is not None and self._expired(ttl_us)):
             return TableAt(0.0, {})
-        spec, older = self._side.tables[index], self._view.table(index)
-        return _table_at(spec, older, self.before, self._time_us)
+        found = self._tables.get(index)
+        if found is None:
+            spec, older = self._side.tables[index], self._view.table(index)
+            found = self._tables[index] = table_at(spec, older, self.before, self._time_us)
+        return found
 
     def history(self, index: int) -> tuple[list[int], list[int]]:
         """Item ids and values (1e-6 units) of a history's newest k events before t, newest first."""
         if self._view is None:
             return [], []
         spec = self._side.histories[index]
-        newer = [moment for moment in self.before if matches(spec.selector, moment)]
-        ids, values = [m.item_id for m in reversed(newer)], [m.value for m in reversed(newer)]
+        newer = self._newer(spec.selector)[::-1]
+        ids, values = [moment.item_id for moment in newer], [moment.value for moment in newer]
         if len(ids) < spec.k:
             times, older_ids, older_values = self._view.history(index)
             end = len(times)
@@ -146,24 +151,29 @@ class UserAt:
         if self._view is None:
             return 0.0
         spec = self._side.decays[index]
-        value, at_us = self._view.decay_values[index], self._view.decay_times[index]
-        for moment in self.before:
-            if matches(spec.selector, moment):
-                weight = float(moment.value) if spec.is_sum else 1.0
-                value, at_us = decayed_add(value, at_us, moment.time_us, weight, spec.half_life_us)
-        return value if at_us == NEVER else decayed(value, self._time_us - at_us, spec.half_life_us)
+        value = decayed(
+            self._view.decay_values[index], self._time_us - self._view.decay_times[index], spec.half_life_us
+        )
+        for moment in self._newer(spec.selector):
+            weight = float(moment.value) if spec.is_sum else 1.0
+            value += weight * 2.0 ** ((moment.time_us - self._time_us) / spec.half_life_us)
+        return value
 
     def _age(self, index: int, cap_us: int) -> int:
         """Time since the newest matching event before t, at most the cap."""
         if self._view is None:
             return cap_us
         selector = self._side.recencies[index]
-        newest_us = self._view.recencies[index]
-        for moment in reversed(self.before):
-            if matches(selector, moment):
-                newest_us = moment.time_us
-                break
+        newer = self._newer(selector)
+        newest_us = newer[-1].time_us if newer else self._view.recencies[index]
         return cap_us if newest_us == NEVER else max(0, min(self._time_us - newest_us, cap_us))
+
+    def _newer(self, selector: Selector) -> list[Moment]:
+        """The block's matching events before t, ascending."""
+        found = self._matching.get(selector)
+        if found is None:
+            found = self._matching[selector] = [moment for moment in self.before if matches(selector, moment)]
+        return found
 
     def _expired(self, ttl_us: int) -> bool:
         """Is the user's newest event before t too old. A `tied` row's is not known, and counts as fresh."""
@@ -174,24 +184,19 @@ def _amount(measure: Measure, moments: Sequence[Moment]) -> int:
     return sum(moment.value if measure.is_sum else 1 for moment in moments if matches(measure.selector, moment))
 
 
-def _table_at(spec: Table, table: TableState, before: Sequence[Moment], time_us: int) -> TableAt:
-    """`table` is the caller's own or a live one: it is not changed."""
+def table_at(spec: Table, table: TableState, before: Sequence[Moment], time_us: int) -> TableAt:
+    """A table at t: its entries, and the events of `before`, all before t. `table` is not changed."""
     half_life_us = spec.half_life_us
-    total, total_at_us = table.total, table.time_us
-    added: dict[int, tuple[float, float, int]] = {}
+    total = decayed(table.total, time_us - table.time_us, half_life_us)
+    entries = {}
+    for category, (weight, positive, at_us) in table.entries.items():
+        left = decayed(1.0, time_us - at_us, half_life_us)
+        entries[category] = weight * left, positive * left
     for moment in before:
         category = moment.category
-        if not category or not matches(spec.selector, moment):
-            continue
-        at_us = moment.time_us
-        total, total_at_us = decayed_add(total, total_at_us, at_us, 1.0, half_life_us)
-        weight, positive, since_us = added.get(category) or table.entries.get(category) or (0.0, 0.0, NEVER)
-        plus = 1.0 if matches(spec.positive, moment) else 0.0
-        weight, newest_us = decayed_add(weight, since_us, at_us, 1.0, half_life_us)
-        positive, _ = decayed_add(positive, since_us, at_us, plus, half_life_us)
-        added[category] = weight, positive, newest_us
-    entries = {
-        category: (decayed(weight, time_us - at_us, half_life_us), decayed(positive, time_us - at_us, half_life_us))
-        for category, (weight, positive, at_us) in {**table.entries, **added}.items()
-    }
-    return TableAt(decayed(total, time_us - total_at_us, half_life_us) if total_at_us != NEVER else 0.0, entries)
+        if category and matches(spec.selector, moment):
+            left = 2.0 ** ((moment.time_us - time_us) / half_life_us)
+            total += left
+            weight, positive = entries.get(category, (0.0, 0.0))
+            entries[category] = weight + left, positive + left if matches(spec.positive, moment) else positive
+    return TableAt(total, entries)

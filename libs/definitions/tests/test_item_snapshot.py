@@ -111,6 +111,17 @@ def test_an_item_that_a_partition_left_behind_keeps_its_tiles_right(
     assert [value(layout, view, f"i_all_{window}") for window in ("1h", "24h", "30d", "all")] == [[1], [2], [4], [5]]
 
 
+def test_a_reader_long_before_the_newest_event_does_not_see_it(
+    layout: Layout, event: type[Any], columns: Build
+) -> None:
+    """A ring's cell is of one tile only, however far back t is."""
+    snapshot = ItemSnapshot(layout)
+    snapshot.apply(0, 1, partial(layout, columns([event(1, 1, 0, 0, BASE)])))
+    snapshot.mark(0, 1)
+
+    assert {value(layout, snapshot.view(ids(1), BASE - age * 300 * S), "i_all_1h")[0] for age in range(60)} == {0}
+
+
 def test_the_catalogue_gives_attributes_and_takes_them_back(layout: Layout) -> None:
     """Codes in their columns, the first genre as category, defaults after deletion; counts are the catalogue's."""
     snapshot = ItemSnapshot(layout)

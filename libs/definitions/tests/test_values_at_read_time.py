@@ -211,6 +211,23 @@ def test_every_value_is_what_counting_the_events_gives(
     holds()
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_long_shuffled_log_gives_the_same_values(
+    layout: Layout, raw: dict[str, Any], serve: Callable[..., Assembled], event: type[Any], seed: int
+) -> None:
+    """Most events have left the newest sixteen, many came late, a few are at or after t."""
+    random = np.random.default_rng(seed)
+    times = BASE + np.concatenate([random.integers(0, 35 * 24, 90) * H, 35 * D + random.integers(0, 9, 10) * 300 * S])
+    events = [
+        event(int(u), int(i), int(a), int(v) / 2, int(t), GENRES.get(int(i), 0))
+        for t, (u, i, a, v) in zip(times, random.integers([1, 10, 0, 0], [3, 15, 3, 11], (100, 4)), strict=True)
+    ]
+    events = [events[index] for index in random.permutation(100)]
+
+    for t in (sorted(times)[-5], max(times) + 1, max(times) + 2 * H):
+        assert_agrees(layout, raw, serve(events, 1, int(t)), events, 1, int(t))
+
+
 def test_a_burst_of_ties_is_left_out_of_every_value(
     layout: Layout, raw: dict[str, Any], serve: Callable[..., Assembled], event: type[Any]
 ) -> None:
