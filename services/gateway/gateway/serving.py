@@ -1,6 +1,7 @@
 """One use case, wired: its catalogue, rows, lists, ladder and impressions behind one `Ranker`."""
 
 import asyncio
+import random
 import secrets
 import time
 from collections.abc import Callable
@@ -112,6 +113,7 @@ class Serving:
     def _ranker(self, meter: Meter, impressions: ImpressionSink) -> Ranker:
         clock = Clock(time.monotonic, lambda: time.time_ns() // 1_000)
         admission = Admission(clock.monotonic, self._shared.lag.worst_s)
+        ids = random.Random(secrets.randbits(128))  # noqa: S311  unique, not secret; asking the kernel each time waits
         steps: list[Step] = [
             ModelStep(self._shared.model_breaker),
             LocalStep(),
@@ -130,7 +132,7 @@ class Serving:
             admission=admission,
             meter=meter,
             clock=clock,
-            new_id=lambda: secrets.randbits(64) or 1,  # 0 means absent
+            new_id=lambda: ids.getrandbits(64) or 1,  # 0 means absent
         )
 
 
