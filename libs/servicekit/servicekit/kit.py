@@ -1,25 +1,20 @@
 """What a process gets in one call: JSON logs, one metrics registry, /live /ready /metrics, signals, a drain budget."""
 
 import contextlib
-import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCollector, ProcessCollector
 
 from servicekit import ports
 from servicekit.http import Endpoint, HttpServer
+from servicekit.logs import configure_logs
 from servicekit.settings import ProcessSettings
-
-# Libraries whose DEBUG and INFO lines hold record keys (user ids) or only noise.
-_QUIET: Final = ("kafka", "asyncio", "urllib3")
 
 
 class Readiness:
@@ -164,40 +159,6 @@ def start(name: str, settings: ProcessSettings, *, signals: bool = True) -> Kit:
         _handle_signals(kit)
     kit.log.info("started", http_port=kit.http_port, env=settings.env, pid=os.getpid())
     return kit
-
-
-def configure_logs(name: str, level: str) -> None:
-    """One JSON object a line on stderr, for structlog and for libraries that log through the standard library."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-        lambda _logger, _method, event: {"service": name, **event},
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,  # a later configure (a test, a second kit) must take effect
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
-    handler.set_name("servicekit")
-    root = logging.getLogger()
-    root.handlers = [h for h in root.handlers if h.get_name() != "servicekit"] + [handler]
-    root.setLevel(level)
-    for library in _QUIET:
-        logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
 
 
 def _handle_signals(kit: Kit) -> None:
