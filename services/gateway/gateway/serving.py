@@ -66,7 +66,9 @@ class Serving:
         self._online = open_online_reader(
             name, self.layout.revision, valkey=settings.valkey, lmdb_path=settings.online_path
         )
-        self._lists = PrecomputedLists(open_batch(settings.cassandra, settings.batch_path), name)
+        self._lists = PrecomputedLists(
+            open_batch(settings.cassandra, settings.batch_path, wait_for_connection=False), name
+        )
         self._impressions = Impressions(
             ImpressionLog(settings.kafka, name),
             self.layout,
