@@ -1,23 +1,17 @@
-"""The one place that knows kafka-python: clients with our settings, and its errors translated into ours.
-
-Partitions are assigned by hand and offsets live with the output (never in consumer groups), so auto-commit is off.
-"""
+"""kafka-python's clients, made with our settings."""
 
 import contextlib
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import kafka.errors as foreign
-import structlog
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.producer.transaction_manager import TransactionState
 
 from servicekit import errors
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger("servicekit.kafka")
+from servicekit.kafka.boundary import translate, translated
 
 CONNECT_S: Final = 30.0
 MAX_REQUEST_BYTES: Final = 1_048_576  # the brokers' default message.max.bytes is 1,048,588
@@ -29,45 +23,6 @@ _RECONNECT: Final[Mapping[str, Any]] = {
     "reconnect_backoff_max_ms": 1_000,
     "retry_backoff_ms": 100,
 }
-
-Handler = Callable[[int, int, bytes | None, bytes | None], None]
-
-# Most specific first.
-_TRANSLATION: Final[Sequence[tuple[tuple[type[BaseException], ...], type[errors.LogError]]]] = (
-    ((foreign.UnknownTopicOrPartitionError, foreign.InvalidTopicError), errors.UnknownTopic),
-    ((foreign.MessageSizeTooLargeError, foreign.RecordListTooLargeError), errors.RecordTooLarge),
-    ((foreign.OffsetOutOfRangeError, foreign.NoOffsetForPartitionError, foreign.LogTruncationError), errors.OffsetGone),
-    ((foreign.CorruptRecordError,), errors.CorruptLog),
-    (
-        (
-            foreign.OutOfOrderSequenceNumberError,
-            foreign.UnknownProducerIdError,
-            foreign.InvalidProducerEpochError,
-            foreign.ProducerFencedError,
-            foreign.IllegalStateError,
-        ),
-        errors.ProducerBroken,
-    ),
-    ((foreign.RetriableError, foreign.BrokerNotAvailableError, OSError), errors.LogUnavailable),
-    ((foreign.KafkaError,), errors.LogRefused),
-)
-
-
-def translate(exc: BaseException, what: str) -> errors.LogError:
-    """Our error for kafka-python's, to be raised `from exc`; `what` says what was being done."""
-    for theirs, ours in _TRANSLATION:
-        if isinstance(exc, theirs):
-            return ours(f"{what}: {type(exc).__name__}: {exc}")
-    return errors.LogRefused(f"{what}: {type(exc).__name__}: {exc}")
-
-
-@contextlib.contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Raises our errors for kafka-python's: `with translated("reading movies.items"): consumer.poll()`."""
-    try:
-        yield
-    except (foreign.KafkaError, OSError) as exc:
-        raise translate(exc, what) from exc
 
 
 def make_producer(
@@ -167,7 +122,7 @@ def assign(consumer: KafkaConsumer, topic: str, offsets: Mapping[int, int]) -> N
             the embedded broker never says so.)
         LogError: kafka-python's error, translated.
     """
-    first, ends = _offsets(consumer, topic, list(offsets))
+    first, ends = offsets_on(consumer, topic, list(offsets))
     for partition, offset in offsets.items():
         if not first[partition] <= offset <= ends[partition]:
             raise errors.OffsetGone(
@@ -208,7 +163,7 @@ def partitions_of(bootstrap: str, topic: str, *, connect_s: float = CONNECT_S) -
         UnknownTopic: the topic did not appear in time.
     """
     with opened_consumer(bootstrap, connect_s=connect_s) as consumer:
-        return len(_partitions(consumer, topic, connect_s))
+        return len(partitions(consumer, topic, connect_s))
 
 
 def end_offsets(bootstrap: str, topic: str, *, connect_s: float = CONNECT_S) -> dict[int, int]:
@@ -219,114 +174,13 @@ def end_offsets(bootstrap: str, topic: str, *, connect_s: float = CONNECT_S) -> 
         UnknownTopic: the topic did not appear in time.
     """
     with opened_consumer(bootstrap, connect_s=connect_s) as consumer:
-        return _offsets(consumer, topic, _partitions(consumer, topic, connect_s))[1]
+        return offsets_on(consumer, topic, partitions(consumer, topic, connect_s))[1]
 
 
 def first_offsets(bootstrap: str, topic: str, *, connect_s: float = CONNECT_S) -> dict[int, int]:
     """The oldest offset that each partition of `topic` still has. Errors as `end_offsets`."""
     with opened_consumer(bootstrap, connect_s=connect_s) as consumer:
-        return _offsets(consumer, topic, _partitions(consumer, topic, connect_s))[0]
-
-
-class TopicReader:
-    """Reads a topic from its beginning, then tails it: `handler(partition, offset, key, value)` for each record.
-
-    The handler runs in the reader's own thread, in offset order within a partition; value None is a tombstone. A
-    broker that goes away is waited for. Anything that a retry cannot mend (the handler raised, the offset is gone)
-    ends the thread: `failed` holds the error and `on_failure` is called with it.
-    """
-
-    def __init__(
-        self,
-        bootstrap: str,
-        topic: str,
-        handler: Handler,
-        *,
-        partitions: Sequence[int] | None = None,
-        on_failure: Callable[[Exception], None] | None = None,
-        poll_s: float = 0.2,
-        connect_s: float = 5.0,
-    ) -> None:
-        self._thread = threading.Thread(target=self._run, name=f"read {topic}", daemon=True)
-        self._bootstrap = bootstrap
-        self._topic = topic
-        self._handler = handler
-        self._partitions = partitions
-        self._on_failure = on_failure
-        self._poll_ms = int(poll_s * 1000)
-        self._connect_s = connect_s
-        self._stopping = threading.Event()
-        self.caught_up = threading.Event()
-        self.positions: dict[int, int] = {}  # next offset of each partition
-        self.failed: Exception | None = None
-
-    def start(self) -> None:
-        """Begin to read, from the beginning of the topic."""
-        self._thread.start()
-
-    def _run(self) -> None:
-        backoff_s = 0.1
-        while not self._stopping.is_set():
-            try:
-                self._read()
-            except errors.LogUnavailable as exc:
-                log.warning("topic unavailable", topic=self._topic, retry_in_s=backoff_s, error=str(exc))
-                self._stopping.wait(backoff_s)
-                backoff_s = min(2 * backoff_s, 2.0)
-            except Exception as exc:  # the thread's owner must learn of it, whatever it is
-                log.exception("topic reader failed", topic=self._topic)
-                self.failed = exc
-                if self._on_failure is not None:
-                    self._on_failure(exc)
-                return
-
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """End the thread, waiting up to `timeout_s` for it. Idempotent."""
-        self._stopping.set()
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(timeout_s)
-
-    def wait_caught_up(self, timeout_s: float) -> None:
-        """Wait until all records that were there at the start are handled.
-
-        Raises:
-            HandlerFailed: the reader stopped on an error.
-            LogUnavailable: `timeout_s` passed.
-        """
-        ends = time.monotonic() + timeout_s
-        while not self.caught_up.wait(0.05):
-            if self.failed is not None:
-                raise errors.HandlerFailed(f"{self._topic}: {self.failed}") from self.failed
-            if time.monotonic() > ends:
-                raise errors.LogUnavailable(f"{self._topic}: not read to its end within {timeout_s} s")
-
-    def _read(self) -> None:
-        with opened_consumer(self._bootstrap, connect_s=self._connect_s) as consumer:
-            partitions = _partitions(consumer, self._topic, self._connect_s)
-            if self._partitions is not None:
-                partitions = sorted(self._partitions)
-            first, ends = _offsets(consumer, self._topic, partitions)
-            self.positions = first | self.positions
-            assign(consumer, self._topic, self.positions)
-            while not self._stopping.is_set():
-                self._note_progress(consumer, ends)
-                with translated(f"reading {self._topic}"):
-                    polled = consumer.poll(timeout_ms=self._poll_ms)
-                for partition, records in polled.items():
-                    for record in records:
-                        self._handler(partition.partition, record.offset, record.key, record.value)
-                        self.positions[partition.partition] = record.offset + 1
-
-    def _note_progress(self, consumer: KafkaConsumer, ends: Mapping[int, int]) -> None:
-        if self.caught_up.is_set():
-            return
-        with translated(f"reading {self._topic}"):
-            for partition, end in ends.items():
-                # The consumer's own position: compaction may have removed the offsets just below the end.
-                position = consumer.position(TopicPartition(self._topic, partition), timeout_ms=1_000)
-                if max(position or 0, self.positions[partition]) < end:
-                    return
-        self.caught_up.set()
+        return offsets_on(consumer, topic, partitions(consumer, topic, connect_s))[0]
 
 
 def _servers(bootstrap: str) -> list[str]:
@@ -402,7 +256,8 @@ def _await_listener(bootstrap: str, timeout_s: float) -> None:
         pause_s = min(2 * pause_s, 0.5)
 
 
-def _partitions(consumer: KafkaConsumer, topic: str, wait_s: float) -> list[int]:
+def partitions(consumer: KafkaConsumer, topic: str, wait_s: float) -> list[int]:
+    """The partitions of `topic`, sorted; UnknownTopic where it does not appear within `wait_s`."""
     ends = time.monotonic() + wait_s
     while True:
         with translated(f"asking for the partitions of {topic}"):
@@ -415,7 +270,7 @@ def _partitions(consumer: KafkaConsumer, topic: str, wait_s: float) -> list[int]
         time.sleep(0.2)
 
 
-def _offsets(consumer: KafkaConsumer, topic: str, partitions: Sequence[int]) -> tuple[dict[int, int], dict[int, int]]:
+def offsets_on(consumer: KafkaConsumer, topic: str, partitions: Sequence[int]) -> tuple[dict[int, int], dict[int, int]]:
     """(first, end) offset of each partition."""
     asked = [TopicPartition(topic, partition) for partition in partitions]
     with translated(f"asking for the offsets of {topic}"):
