@@ -34,7 +34,7 @@ def service(spec: ServiceSpec, values: Mapping[str, str]) -> Component:
         command=[sys.executable, "-m", spec.module],
         ports=spec.ports,
         probe=Probe("http", f"127.0.0.1:{spec.ports['metrics']}", "/ready"),
-        start_s=60,
+        start_s=120,
         stop_s=25,  # a drain takes at most 20 s
         environment=lambda: environment,
     )

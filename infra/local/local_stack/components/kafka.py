@@ -51,7 +51,7 @@ def kafka(home: Home, ports: Ports, java: Java, log_id: str) -> Component:
         command=command,
         ports={"kafka": ports.kafka, "controller": ports.kafka_controller},
         probe=Probe("kafka", f"127.0.0.1:{ports.kafka}"),
-        start_s=60,
+        start_s=120,
         stop_s=30,
         download=jars_folder(home, "kafka"),
         fetch=lambda: fetch_jars(home, "kafka"),

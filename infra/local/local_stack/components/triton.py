@@ -49,7 +49,7 @@ def triton(home: Home, ports: Ports, models: Path, *, prefix: str) -> Component:
         ],
         ports={"http": ports.triton_http, "grpc": ports.triton_grpc, "metrics": ports.triton_metrics},
         probe=Probe("triton", f"127.0.0.1:{ports.triton_http}", str(models)),
-        start_s=60,
+        start_s=120,
         stop_s=30,
         environment=lambda: {"LD_LIBRARY_PATH": _libraries(folder, site), "MODEL_SITE": str(site)},
         download=folder,

@@ -30,7 +30,7 @@ def valkey(home: Home, ports: Ports, program: str) -> Component:
         ],
         ports={"valkey": ports.valkey},
         probe=Probe("valkey", f"127.0.0.1:{ports.valkey}"),
-        start_s=60,  # it reads its whole file first
+        start_s=120,  # it reads its whole file first
         stop_s=15,
         prepare=lambda: data.mkdir(parents=True, exist_ok=True),
     )
