@@ -110,6 +110,24 @@ def test_a_restart_changes_no_byte(layout: Layout, log: EventColumns) -> None:
     assert [second.row(user, 3) for user in range(1, 6)] == [straight.row(user, 3) for user in range(1, 6)]
 
 
+def test_a_full_affinity_table_gives_up_its_weakest_category(event: type[Any], columns: Build) -> None:
+    """Of three genres the two heaviest stay, old weight counting less; a newcomer always gets a place."""
+    content = yaml.safe_load((Path(__file__).parent / "everything.yaml").read_text())
+    features = [feature | ({"k": 2} if feature["name"] == "u_genre" else {}) for feature in content["features"]]
+    layout = layout_of(UseCase.model_validate(content | {"features": features}))
+    table, day = UserTable(layout), 86_400 * S
+    genres = [1] * 30 + [2] * 5 + [3] * 2 + [0] * 16  # the last sixteen push the others out of the block
+    table.fold(columns([event(1, 1, 0, 0, BASE + (8 * day if genre else 9 * day), genre) for genre in genres]))
+    held = unpack_user_row(layout, table.row(1, 1)).table(0)
+
+    assert {genre: weight for genre, (weight, _, _) in held.entries.items()} == {1: 30, 3: 2}
+    assert held.total == 37
+
+    later = [event(1, 1, 0, 0, BASE + (18 * day if genre else 19 * day), genre) for genre in [4, 4] + [0] * 16]
+    table.fold(columns([event(1, 1, 0, 0, BASE + 17 * day, 3), *later]))
+    assert set(unpack_user_row(layout, table.row(1, 1)).table(0).entries) == {3, 4}  # thirty of ten days ago weigh 0.03
+
+
 def test_only_the_epoch_differs_between_two_writers(layout: Layout, log: EventColumns) -> None:
     """Rows are byte-equal in all but the epoch."""
     table = UserTable(layout)
