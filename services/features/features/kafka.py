@@ -7,13 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import structlog
+from definitions.item_feed import item_features_key, marker_value
 from definitions.records import LogRecord
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 from servicekit.errors import LogError
 from servicekit.kafka import make_consumer, make_producer, partitions_of, translate, translated
-from servicekit.topics import item_features_key, marker_value, topic
+from servicekit.topics import topic
 
 from features.errors import PublishFailed, UnevenPartitions
 from features.log import Batch, Bounds, Place

@@ -262,6 +262,7 @@ class World:
         self.log = FakeLog()
         self.store, self.topic = FakeStore(self.fuse), FakeTopic(self.fuse)
         self.is_ready: list[bool] = []
+        self._sent = 0
         self.registry = CollectorRegistry()
         for partition in range(2):
             for kind in ("interactions", "users"):
@@ -307,10 +308,11 @@ class World:
     def traffic(self, seed: int, events: int) -> None:
         """Events with repeats, late ones and ties, some users' attributes, and garbage."""
         chance = random.Random(seed)  # noqa: S311  seeded on purpose
-        for number in range(events):
-            event_id = 1 + seed * 100_000 + (number if chance.random() < 0.8 else chance.randrange(number + 1))
-            self.event(
-                event_id,
+        for _ in range(events):
+            self._sent += 1
+            again = self._sent > 1 and chance.random() < 0.25
+            self.event(  # a repeat may be of an earlier batch, or of an earlier life
+                chance.randrange(max(1, self._sent - 30), self._sent) if again else self._sent,
                 user=chance.randrange(1, 12),
                 item=chance.randrange(1, 8),
                 action=chance.randrange(2),

@@ -278,10 +278,14 @@ def test_a_store_that_is_away_is_waited_for(world: World) -> None:
 
 
 def test_partials_that_the_log_did_not_take_are_sent_again(world: World) -> None:
-    """No checkpoint passes over them."""
+    """Neither those that were refused nor those that were lost on their way; no checkpoint passes over them."""
     loop = world.loop(checkpoint_s=1)
     loop.recover()
-    world.event(1, user=5)
+    world.event(1, user=5, item=8)
+    for _ in range(4):
+        loop.step()
+    assert world.topic._unsent  # on its way
+    world.event(2, user=5, item=9)
     loop.step()
     world.topic.is_away = True
     for _ in range(30):
@@ -295,7 +299,7 @@ def test_partials_that_the_log_did_not_take_are_sent_again(world: World) -> None
 
     assert world.topic.partials() == world.expected()[1]
     assert world.is_ready[-1] is True
-    assert world.owned[1].saved["interactions"] == 1
+    assert world.owned[1].saved["interactions"] == 2
 
 
 def test_a_full_disk_is_waited_for(world: World) -> None:
