@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundle import Bundle, load_bundle
-from definitions.errors import DefinitionsError
+from definitions.item_feed import ItemFeed
 from definitions.item_snapshot import ItemSnapshot
 from definitions.layout import Layout
-from millrace.events.v1 import events_pb2 as pb
 from servicekit import kafka, topics
 from servicekit.errors import LogError
 
@@ -49,23 +48,17 @@ def item_snapshot(bootstrap: str, layout: Layout) -> ItemSnapshot:
     snapshot = ItemSnapshot(layout)
     usecase = layout.usecase.name
 
-    def put(_partition: int, _offset: int, _key: bytes | None, value: bytes | None) -> None:
-        if value is not None:
-            snapshot.put_item(pb.Item.FromString(value))
+    feed = ItemFeed(snapshot)
 
-    def apply(_partition: int, _offset: int, key: bytes | None, value: bytes | None) -> None:
-        try:
-            item_id, origin = topics.parse_item_features_key(key)
-            if item_id:
-                snapshot.apply(origin, item_id, value)
-            elif value is not None:
-                snapshot.mark(origin, topics.parse_marker_value(value)[1])
-        except (ValueError, DefinitionsError):
-            return  # of another layout or not ours: the gateway skips and counts it, and so it is absent there too
+    def features(_partition: int, _offset: int, key: bytes | None, value: bytes | None) -> None:
+        feed.take_features(key, value)
+
+    def item(partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:
+        feed.take_item(partition, offset, key, value)
 
     readers = [
-        kafka.TopicReader(bootstrap, topics.topic(usecase, "items"), put),
-        kafka.TopicReader(bootstrap, topics.topic(usecase, "item-features"), apply),
+        kafka.TopicReader(bootstrap, topics.topic(usecase, "items"), item),
+        kafka.TopicReader(bootstrap, topics.topic(usecase, "item-features"), features),
     ]
     try:
         for reader in readers:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from definitions.dedupe import Deduper
+from definitions.item_feed import parse_item_features_key, parse_marker_value
 from definitions.item_state import ItemTable
 from definitions.layout import Layout, layout_of
 from definitions.packed import read_header
@@ -27,7 +28,7 @@ from kafka import KafkaProducer
 from local_stack.topics import create_topics, declared_topics
 from millrace.events.v1 import events_pb2 as pb
 from servicekit.kafka import assign, end_offsets, make_consumer, make_producer
-from servicekit.topics import id_key, parse_item_features_key, parse_marker_value, topic
+from servicekit.topics import id_key, topic
 from stores.online import OnlineStore, open_online
 
 pytestmark = pytest.mark.real

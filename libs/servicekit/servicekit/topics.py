@@ -12,8 +12,6 @@ DEAD_LETTERS: Final = "dead-letters"
 
 _USECASE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # a Kafka name has at most 249 characters, without dots here
 _ID_KEY = struct.Struct(">Q")
-_ITEM_FEATURES_KEY = struct.Struct(">QI")
-_MARKER = struct.Struct(">IQ")
 
 
 def topic(usecase: str, kind: Kind) -> str:
@@ -43,37 +41,3 @@ def parse_id_key(key: bytes | None) -> int:
         raise ValueError(f"key: {'absent' if key is None else f'{len(key)} bytes'}; an id key has {_ID_KEY.size} bytes")
     (record_id,) = _ID_KEY.unpack(key)
     return int(record_id)
-
-
-def item_features_key(item_id: int, partition: int) -> bytes:
-    """Key on `item-features`: item id, then partition of origin, 12 bytes big-endian. Item 0 is the marker."""
-    try:
-        return _ITEM_FEATURES_KEY.pack(item_id, partition)
-    except struct.error as exc:
-        raise ValueError(f"item_id, partition: {item_id}, {partition} are no unsigned 64- and 32-bit numbers") from exc
-
-
-def parse_item_features_key(key: bytes | None) -> tuple[int, int]:
-    """(item id, partition of origin) of a key made by `item_features_key`. ValueError for anything else."""
-    if key is None or len(key) != _ITEM_FEATURES_KEY.size:
-        length = "absent" if key is None else f"{len(key)} bytes"
-        raise ValueError(f"key: {length}; a key of item-features has {_ITEM_FEATURES_KEY.size} bytes")
-    item_id, partition = _ITEM_FEATURES_KEY.unpack(key)
-    return int(item_id), int(partition)
-
-
-def marker_value(epoch: int, offset: int) -> bytes:
-    """Value of a marker on `item-features`: its origin's state below `offset` has been written, by this epoch."""
-    try:
-        return _MARKER.pack(epoch, offset)
-    except struct.error as exc:
-        raise ValueError(f"epoch, offset: {epoch}, {offset} are no unsigned 32- and 64-bit numbers") from exc
-
-
-def parse_marker_value(value: bytes | None) -> tuple[int, int]:
-    """(epoch, offset) of a value made by `marker_value`. ValueError for anything else."""
-    if value is None or len(value) != _MARKER.size:
-        length = "absent" if value is None else f"{len(value)} bytes"
-        raise ValueError(f"marker: {length}; a marker of item-features has {_MARKER.size} bytes")
-    epoch, offset = _MARKER.unpack(value)
-    return int(epoch), int(offset)

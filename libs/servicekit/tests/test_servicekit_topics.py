@@ -27,14 +27,6 @@ def test_a_key_of_another_length_is_no_id(key: bytes | None) -> None:
         topics.parse_id_key(key)
 
 
-def test_an_item_features_key_holds_item_and_origin() -> None:
-    """Item 0 is the marker of an emission."""
-    key = topics.item_features_key(0, 3)
-
-    assert bytes(11) + b"\x03" == key
-    assert (0, 3) == topics.parse_item_features_key(key)
-
-
 def test_topics_are_named_by_use_case_and_kind() -> None:
     """One function makes the names, so one place can be wrong."""
     assert "movies.item-features" == topics.topic("movies", "item-features")

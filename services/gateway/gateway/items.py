@@ -6,11 +6,10 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from definitions.errors import DefinitionsError, LayoutMismatch
+from definitions.item_feed import ItemFeed
 from definitions.item_snapshot import ItemColumns, ItemSnapshot
-from definitions.records import LogRecord, decode_items
 from servicekit.kafka import TopicReader
-from servicekit.topics import parse_item_features_key, parse_marker_value, topic
+from servicekit.topics import topic
 
 from gateway.popularity import Popularity
 from gateway.query import Ids
@@ -28,7 +27,7 @@ class CatalogueItems:
     def __init__(self, snapshot: ItemSnapshot, count: Callable[[str, str], None]) -> None:
         self._snapshot = snapshot
         self._count = count
-        self._epochs: dict[int, int] = {}
+        self._feed = ItemFeed(snapshot)
         self.popularity = Popularity(np.empty(0, np.uint64), np.empty(0, np.float32))
 
     def view(self, item_ids: Ids, time_us: int) -> ItemColumns:
@@ -46,29 +45,12 @@ class CatalogueItems:
             self.popularity = Popularity(item_ids, scores)
 
     def take_item(self, partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:
-        """A record of `items`: put, or removed. What the archiver would make a dead letter is skipped and counted."""
-        good, bad = decode_items(partition, [LogRecord(offset, -1, key, value)])
-        for _, item in good:
-            self._snapshot.put_item(item)
-        self._count("items", "bad" if bad else "applied")
+        """A record of `items`."""
+        self._count("items", self._feed.take_item(partition, offset, key, value))
 
     def take_features(self, partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:  # noqa: ARG002
-        """A record of `item-features`: a partial aggregate, or the marker that makes those before it valid."""
-        try:
-            item_id, origin = parse_item_features_key(key)
-            if item_id:
-                self._snapshot.apply(origin, item_id, value)
-                return
-            epoch, reached = parse_marker_value(value)
-        except (ValueError, DefinitionsError) as exc:
-            self._count("item-features", "layout" if isinstance(exc, LayoutMismatch) else "bad")
-            return
-        if epoch < self._epochs.get(origin, 0):  # a writer that lost its lease
-            self._count("item-features", "stale")
-            return
-        self._epochs[origin] = epoch
-        self._snapshot.mark(origin, reached)
-        self._count("item-features", "marked")
+        """A record of `item-features`."""
+        self._count("item-features", self._feed.take_features(key, value))
 
 
 class CatalogueReaders:

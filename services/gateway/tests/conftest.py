@@ -10,6 +10,7 @@ import pytest
 from bundle import IntInputs
 from definitions.assembly import RequestContext
 from definitions.events import EventColumns
+from definitions.item_feed import item_features_key, marker_value
 from definitions.item_snapshot import ItemSnapshot
 from definitions.item_state import ItemTable
 from definitions.layout import Layout, layout_of
@@ -26,7 +27,6 @@ from gateway.ranking import Clock, Ranker, Rules
 from gateway.rerank import MaxShare
 from gateway.rows import Rows
 from millrace.events.v1 import events_pb2 as pb
-from servicekit.topics import item_features_key, marker_value
 
 NOW_US = 1_700_000_000_000_000
 USER, STRANGER = 7, 8

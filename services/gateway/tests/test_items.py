@@ -3,10 +3,11 @@
 from typing import Any
 
 import numpy as np
+from definitions.item_feed import item_features_key, marker_value
 from definitions.item_state import ItemTable
 from definitions.layout import layout_of
 from millrace.events.v1 import events_pb2 as pb
-from servicekit.topics import id_key, item_features_key, marker_value
+from servicekit.topics import id_key
 
 
 def known(world: Any, *ids: int) -> list[bool]:
