@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "deploy": ("millrace_cli.models:deploy", "Serve a bundle, without a failed request."),
     "rollback": ("millrace_cli.models:rollback", "Serve the version that served before."),
     "precompute": ("millrace_cli.nightly:precompute", "Write every user's list as a verified generation."),
+    "loadtest": ("millrace_cli.loadtest:loadtest", "Load the gateway and judge what it answers by targets."),
     "doctor": ("millrace_cli.doctor:doctor", "Say what this machine has, what it lacks, and who needs it."),
 }
 

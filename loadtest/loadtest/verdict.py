@@ -152,9 +152,13 @@ def _checks(limits: Limits, figures: Mapping[str, float | None], rungs: Mapping[
     for name in ("p50_ms", "p99_ms", "p999_ms", "error_share", "generator_cpu_share"):
         limit, measured = getattr(limits, name), figures[name]
         if limit is not None:
-            checks.append(Check(name, limit, measured, measured is not None and measured <= limit))
+            checks.append(_check(name, limit, measured, held=measured is not None and measured <= limit))
     floors = {"achieved_share": (limits.achieved_share, figures["achieved_share"])}
     floors |= {f"rungs.{rung}": (share, rungs[rung]) for rung, share in limits.rungs.items()}
     for name, (limit, measured) in floors.items():
-        checks.append(Check(name, limit, measured, measured is not None and measured >= limit))
+        checks.append(_check(name, limit, measured, held=measured is not None and measured >= limit))
     return checks
+
+
+def _check(name: str, limit: float, measured: float | None, *, held: bool) -> Check:
+    return Check(name, limit, None if measured is None else round(measured, 6), held)
