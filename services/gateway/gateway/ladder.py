@@ -56,6 +56,9 @@ class Meter(Protocol):
     def row(self, outcome: str) -> None:
         """How reading a user row ended."""
 
+    def tied(self) -> None:
+        """All events that a row could have taken out of its values are at or after the request's time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

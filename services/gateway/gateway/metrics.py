@@ -26,6 +26,7 @@ class Metrics:
         self.orphans = counter("triton_orphans", "Calls to Triton that outlived their request.")
         self.no_deadline = counter("requests_without_deadline", "Requests whose caller set no deadline.")
         self._left = counter("rung_left", "Rungs passed over.", "rung", "reason")
+        self._tied = counter("tied_rows", "Rows whose values may count events at or after the request's time.")
         self._rows = counter("user_rows", "Reads of user rows by outcome.", "outcome")
         self._stages = Histogram(
             "gateway_stage_seconds", "Time of one step of a request.", ["stage"], registry=registry, buckets=_BUCKETS_S
@@ -50,6 +51,10 @@ class Metrics:
     def row(self, outcome: str) -> None:
         """How reading a user row ended."""
         self._row_of(outcome).inc()
+
+    def tied(self) -> None:
+        """A row's values may count events at or after the request's time."""
+        self._tied.inc()
 
     def finished(self, usecase: str, rung: str, code: str) -> None:
         """A request ended. `rung` is empty for an error, `usecase` one that we serve or empty."""

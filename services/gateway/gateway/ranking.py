@@ -148,6 +148,8 @@ class Ranker:
         candidates = self._candidates(query, popularity, eligible)
         watch.lap("retrieval")
         inputs = self._inputs(query, row, candidates, time_us)
+        if inputs.assembled.tied:
+            self._meter.tied()
         watch.lap("features")
         job = Job(
             query=query,

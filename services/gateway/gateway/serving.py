@@ -150,6 +150,9 @@ class _Uncounted:
     def row(self, outcome: str) -> None:
         """Nothing."""
 
+    def tied(self) -> None:
+        """Nothing."""
+
 
 class _Dropped:
     """An `ImpressionSink` that keeps nothing."""

@@ -118,6 +118,7 @@ class FakeMeter:
         self.left: list[tuple[str, str]] = []
         self.rows: list[str] = []
         self.stages: list[str] = []
+        self.ties = 0
 
     def rung_left(self, rung: Any, reason: str) -> None:
         self.left.append((rung.value, reason))
@@ -128,6 +129,9 @@ class FakeMeter:
 
     def row(self, outcome: str) -> None:
         self.rows.append(outcome)
+
+    def tied(self) -> None:
+        self.ties += 1
 
 
 class FakeSink:

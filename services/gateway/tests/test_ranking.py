@@ -270,6 +270,15 @@ def test_the_callers_time_is_the_features_time(world: Any) -> None:
     assert NOW_US - 2_000_000 == shown.time_us
 
 
+def test_a_row_with_too_many_later_events_is_counted(world: Any) -> None:
+    """Its values cannot be taken back to the request's time exactly."""
+    world.rows.rows[USER] = world.row_of(USER, rated=range(1, 18))
+    world.rank(1, 2)
+    assert 0 == world.meter.ties
+    world.rank(1, 2, time_us=NOW_US - 17_000_000)
+    assert 1 == world.meter.ties
+
+
 @pytest.mark.parametrize("reason", ["time", "error", "breaker"])
 def test_a_row_that_cannot_be_read_is_an_empty_history(world: Any, reason: Any) -> None:
     """The store's failure is counted; the model still answers."""
