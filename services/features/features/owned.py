@@ -13,6 +13,7 @@ from features.errors import OffsetGone, StoreAhead
 from features.log import Bounds, Place
 from features.partition import INTERACTIONS, KINDS, PartitionState
 
+_CLAIMED: Final = "store-claimed"  # beside the partitions' folders: this log's rows are in the online store
 _ROWS_PER_WRITE: Final = 2_000  # bounds memory and the store's transaction
 
 
@@ -37,6 +38,7 @@ class Owned:
     saved: Mapping[str, int] = field(default_factory=dict)
     store_id: str = ""
     oldest_us: int | None = None
+    _is_claimed: bool = False
 
     def place(self, kind: str) -> Place:
         """Where records of `kind` come from."""
@@ -62,6 +64,19 @@ class Owned:
         self.silent_until = {kind: bounds[place].end for kind, place in places.items()}
         return {place: _start(place, self.state.offsets[kind], bounds[place]) for kind, place in places.items()}
 
+    def claim_store(self) -> None:
+        """Empty the online store if no worker of this log has written to it yet: its rows are another log's.
+
+        StoreUnavailable: the store is away; nothing may be written before it is claimed.
+        """
+        if self._is_claimed:
+            return
+        claimed = self.folder.root.parent / _CLAIMED
+        if not claimed.exists():
+            self.store.clear()
+            claimed.touch()
+        self._is_claimed = True
+
     def write_rows(self) -> int:
         """Write every changed row and wait for the store; how many.
 
@@ -71,6 +86,7 @@ class Owned:
             StoreUnavailable: try again; the rows stay changed.
         """
         self.folder.check(self.epoch)
+        self.claim_store()
         users = sorted(self.state.dirty_users())
         remaining = iter(users)
         while chunk := list(islice(remaining, _ROWS_PER_WRITE)):
@@ -86,6 +102,7 @@ class Owned:
 
     def refill_if_emptied(self) -> int:
         """Count every row as changed if the store was emptied or replaced; how many. StoreUnavailable: unknown."""
+        self.claim_store()
         identity = self.store.identity()
         if identity == self.store_id:
             return 0

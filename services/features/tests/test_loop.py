@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from definitions.packed import read_header, unpack_user_row
+from definitions.user_state import UserTable
 from features.errors import LeaseLost, OffsetGone, StoreAhead
 from features.log import Place
 
@@ -207,6 +208,28 @@ def test_lost_checkpoints_do_not_make_new_rows_lose(world: World) -> None:
 
     assert read_header(world.store.rows[5]).epoch > 3
     assert world.stored() == world.expected()[0]
+
+
+def test_rows_of_another_log_go_once_the_new_one_is_read(world: World) -> None:
+    """A new broker begins anew: what only the old log knew must not be served beside it. Once, and not before."""
+    stale = UserTable(world.layout).row(77, epoch=9)
+    world.store.rows[77] = stale
+    world.event(1, user=5)
+    world.log.most = 0
+    loop = world.loop()
+    loop.recover()
+    loop.step()
+    assert set(world.store.rows) == {77}  # readers keep the old rows until the replay is over
+
+    world.log.most = 10
+    world.settle(loop)
+    assert set(world.store.rows) == {5}
+
+    world.store.rows[78] = stale
+    again = world.loop()
+    again.recover()
+    world.settle(again)
+    assert set(world.store.rows) == {5, 78}
 
 
 def test_a_store_ahead_of_its_checkpoints_is_an_error_with_a_remedy(world: World) -> None:
