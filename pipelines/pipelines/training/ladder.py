@@ -32,7 +32,7 @@ class Ladder:
 
 
 def fit_ladder(
-    layout: Layout, examples: Examples, split: Split, *, seed: int = 0, threads: int = 2, progress: Progress = SILENT
+    layout: Layout, examples: Examples, split: Split, *, seed: int = 0, threads: int = 1, progress: Progress = SILENT
 ) -> Ladder:
     """Fit on `split.fit`; choose, stop early and calibrate on `split.valid`; measure on `split.test`.
 

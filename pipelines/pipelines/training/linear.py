@@ -13,7 +13,7 @@ Vector = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
 # (inverse regularisation, quantiles a column): what validation chooses among.
-GRID = ((0.003, 16), (0.01, 16), (0.03, 16), (0.01, 8))
+GRID = ((0.0003, 8), (0.001, 8), (0.003, 8), (0.001, 16))
 _LONG_TAIL = 10  # largest value over median: above it the logarithm is the better scale
 
 
@@ -73,7 +73,7 @@ def _fit_one(fit: tuple[Matrix, Labels], numbers: int, strength: float, quantile
     blank = _prepare(fit[0], numbers, quantiles)
     # Few columns, many rows: Newton's steps are exact and need a handful of passes.
     solver = LogisticRegression(C=strength, solver="newton-cholesky", random_state=seed)
-    solver.fit(blank.inputs(fit[0]), fit[1])
+    solver.fit(blank.inputs(fit[0]).astype(np.float32), fit[1])  # half the memory and time of float64, same figures
     return replace(blank, weights=solver.coef_[0].astype(np.float64), bias=float(solver.intercept_[0]))
 
 

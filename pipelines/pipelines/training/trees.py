@@ -16,7 +16,7 @@ PATIENCE = 50
 PARAMETERS = {
     "objective": "binary",
     "metric": "binary_logloss",
-    "learning_rate": 0.03,
+    "learning_rate": 0.05,
     "num_leaves": 31,
     "min_data_in_leaf": 100,
     "feature_fraction": 0.7,
@@ -63,7 +63,7 @@ def fit_trees(
     names: tuple[str, ...],
     *,
     seed: int = 0,
-    threads: int = 2,
+    threads: int = 1,
 ) -> TreeModel:
     """Boosted trees on `fit`, as many as validation log-loss asks for.
 
