@@ -128,7 +128,7 @@ class Shop:
         consumer = make_consumer(self.kafka)
         assign(consumer, name, dict.fromkeys(ends, 0))
         until = time.monotonic() + DEADLINE_S
-        while len(found) < sum(ends.values()):
+        while len(found) < sum(ends.values()):  # at least: new ones may come, and see the embedded broker below
             assert time.monotonic() < until
             for place, records in consumer.poll(timeout_ms=200).items():
                 found += [(place.partition, record.offset, record.value) for record in records]
@@ -296,3 +296,30 @@ def test_a_second_archiver_ends_when_the_first_writes(shop: Shop) -> None:
     assert 3 in ended
     rows = shop.archived("interactions")
     assert len(rows) == len(set(rows))
+
+
+def test_the_embedded_broker_is_archived_too(embedded_kafka: str, tmp_path: Path) -> None:
+    """The same process on the laptop's broker: rows, dead letters, and the answer to a flush."""
+    shop = Shop(embedded_kafka, tmp_path)
+    try:
+        for number in range(400):
+            shop.publish(shop.topic("interactions"), broken(number) if number % 10 == 0 else interaction(number))
+        shop.producer.flush()
+        for _ in range(2):  # a restart goes on where the first life ended
+            shop.archiver.start()
+            eventually(shop.archiver.is_ready, "ready")
+            answer = shop.archiver.flush()
+            assert shop.archiver.terminate() == 0, shop.archiver.log_tail()
+    finally:
+        shop.archiver.close()
+        shop.producer.close(timeout=1)
+
+    rows = shop.archived("interactions")
+    dead = [(letter.partition, letter.offset) for letter in shop.letters()]
+    assert len(rows) == 360
+    assert len(dead) == 40
+    # This broker answers 1 + the first offset of its last batch when it is asked for a partition's end.
+    expected = [
+        (int(p), o) for p, end in answer["next_offsets"][shop.topic("interactions")].items() for o in range(end)
+    ]
+    assert sorted(rows + dead) == sorted(expected)

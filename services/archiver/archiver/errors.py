@@ -6,7 +6,7 @@ class ArchiverError(Exception):
 
 
 class RecordsGone(ArchiverError):
-    """The log no longer has, or never had, the records after what is archived. A retry never helps."""
+    """Retention removed records that were never archived. A retry never helps."""
 
 
 class DeadLettersUnavailable(ArchiverError):
