@@ -75,38 +75,46 @@ def down(json: Json = False) -> None:
     """Stop every process of the stack, last wave first; its state stays."""
     import time
 
+    begun = time.monotonic()
+    killed = stop()
+    seconds = round(time.monotonic() - begun, 2)
+    if json:
+        output.emit({"seconds": seconds, "killed": killed})
+    else:
+        forced = f"; killed after their time was up: {', '.join(killed)}" if killed else ""
+        output.out.print(f"down in {seconds:.1f} s{forced}", markup=False, highlight=False)
+
+
+def stop() -> list[str]:
+    """What `down` does, for commands that started the stack; names of what had to be killed. Raises CommandError."""
     from local_stack.errors import StackError
     from local_stack.home import Home
     from local_stack.supervisor import down as take_down
 
     from millrace_cli import settings as environment
 
-    home = environment.load().home
-    begun = time.monotonic()
     with output.steps("down") as tell:
         try:
-            killed = take_down(Home(home), tell)
+            return take_down(Home(environment.load().home), tell)
         except StackError as exc:
             raise EnvironmentAtFault(str(exc)) from exc
-    seconds = round(time.monotonic() - begun, 2)
-    if json:
-        output.emit({"seconds": seconds, "killed": killed}, home=home)
-    else:
-        forced = f"; killed after their time was up: {', '.join(killed)}" if killed else ""
-        output.out.print(f"down in {seconds:.1f} s{forced}", markup=False, highlight=False)
 
 
 def status(json: Json = False) -> None:
     """Show each process of the stack; exit 1 if one that should run does not work."""
     from dataclasses import asdict
 
+    from local_stack.errors import StackError
     from local_stack.home import Home
     from local_stack.supervisor import status as look
 
     from millrace_cli import settings as environment
 
     home = environment.load().home
-    found = look(Home(home))
+    try:
+        found = look(Home(home))
+    except StackError as exc:
+        raise EnvironmentAtFault(str(exc)) from exc
     if json:
         output.emit(
             {
@@ -126,6 +134,8 @@ def status(json: Json = False) -> None:
 
 
 def _status_table(profile: str, parts: "list[Part]") -> Any:
+    from rich.markup import escape
+
     table = output.table(f"Stack, profile {profile}", "process", "state", "pid", "ports", "uptime", "RSS", "")
     styles = {"ready": "green", "given": "green", "not ready": "yellow", "dead": "red"}
     for part in parts:
@@ -136,7 +146,7 @@ def _status_table(profile: str, parts: "list[Part]") -> Any:
             " ".join(f"{label}:{port}" for label, port in part.ports.items()),
             _duration(part.uptime_s),
             "-" if part.rss_bytes is None else f"{part.rss_bytes / 2**20:,.0f} MiB",
-            part.detail,
+            escape(part.detail),
         )
     return table
 

@@ -29,5 +29,9 @@ class AnotherAtWork(StackError):
     """Another `up` or `down` holds the lock of this home."""
 
 
+class DamagedState(StackError):
+    """A file under `run/` is not what we wrote."""
+
+
 class DeclarationError(StackError):
     """A declaration (`topics.yaml`, `schema.cql`) is missing or malformed."""

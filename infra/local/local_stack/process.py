@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from local_stack.component import Component
-from local_stack.errors import StartFailed
+from local_stack.errors import DamagedState, StartFailed
 from local_stack.home import Home
 from local_stack.probes import Probe, wait
 
@@ -39,12 +39,12 @@ class RunFile:
 
     @classmethod
     def read(cls, path: Path) -> "RunFile":
-        """The file's content; ValueError if it is not one of ours."""
+        """The file's content; DamagedState if it is not one of ours."""
         try:
             content = json.loads(path.read_text())
             return cls(**{**content, "probe": Probe(**content["probe"])})
         except (TypeError, KeyError, ValueError) as exc:
-            raise ValueError(f"{path} is not a run file ({exc}): remove it") from exc
+            raise DamagedState(f"{path} is not a run file ({exc}): remove it") from exc
 
     def write(self, folder: Path) -> None:
         """Keep it as `<name>.json`, whole or not at all."""

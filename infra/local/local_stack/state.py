@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from local_stack.errors import DamagedState
 from local_stack.home import Home
 from local_stack.process import STACK_FILE, RunFile, run_files
 
@@ -23,14 +24,14 @@ class StackState:
 
     @classmethod
     def read(cls, home: Home) -> "StackState | None":
-        """The stack of `home` with its run files; None if none is up. ValueError if the file is not ours."""
+        """The stack of `home` with its run files; None if none is up. DamagedState if the file is not ours."""
         path = home.run / STACK_FILE
         if not path.exists():
             return None
         try:
             return cls(**json.loads(path.read_text()), runs=run_files(home))
-        except TypeError as exc:
-            raise ValueError(f"{path} is not ours ({exc}): remove it") from exc
+        except (TypeError, ValueError) as exc:
+            raise DamagedState(f"{path} is not ours ({exc}): remove it") from exc
 
     def write(self, home: Home) -> None:
         """Keep it, whole or not at all; the run files have their own."""

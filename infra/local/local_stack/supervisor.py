@@ -3,7 +3,7 @@
 import fcntl
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -206,7 +206,7 @@ def _start_waves(options: Options, plan: Plan, kept: dict[str, RunFile], tell: T
     hooks["cassandra"] = lambda: after_cassandra(str(options.given("cassandra")))
     _all_at_once([hooks[name] for name in plan.given if name in hooks])
     for _, wave in groupby(sorted(plan.components, key=lambda part: part.wave), key=lambda part: part.wave):
-        _all_at_once([lambda part=part: bring(part) for part in wave])  # type: ignore[misc]
+        _all_at_once([lambda part=part: bring(part) for part in wave], interrupted=failed)  # type: ignore[misc]
     return ready_s
 
 
@@ -225,12 +225,18 @@ def _stop_all(runs: Sequence[RunFile], home: Home, tell: Tell) -> list[str]:
     return sorted(killed)
 
 
-def _all_at_once(tasks: Sequence[Callable[[], object]]) -> None:
-    """Run all side by side; when all have ended, raise the first failure."""
+def _all_at_once(tasks: Sequence[Callable[[], object]], *, interrupted: Event | None = None) -> None:
+    """Run all side by side; when all have ended, raise the first failure. Ctrl-C sets `interrupted`, to end their waits."""
     if not tasks:
         return
     with ThreadPoolExecutor(max_workers=len(tasks)) as pool:
         futures: list[Future[object]] = [pool.submit(task) for task in tasks]
+        try:
+            wait(futures)
+        except KeyboardInterrupt:
+            if interrupted:
+                interrupted.set()
+            raise
     for future in futures:
         future.result()
 

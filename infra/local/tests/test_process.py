@@ -11,7 +11,7 @@ import psutil
 import pytest
 from local_stack import process
 from local_stack.component import Component
-from local_stack.errors import StartFailed
+from local_stack.errors import DamagedState, StartFailed
 from local_stack.home import Home
 from local_stack.probes import wait
 from local_stack.process import RunFile
@@ -132,5 +132,5 @@ def test_a_run_file_that_is_not_ours_is_named(home: Home) -> None:
     """The message names the file and says what to do."""
     (home.run / "odd.json").write_text("{}")
 
-    with pytest.raises(ValueError, match=r"odd\.json is not a run file.*remove it"):
+    with pytest.raises(DamagedState, match=r"odd\.json is not a run file.*remove it"):
         process.run_files(home)
