@@ -52,8 +52,8 @@ def _read_csv(path: Path, head: bytes) -> pl.DataFrame:
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as exc:
-        row = raw.count(b"\n", 0, exc.start)
-        raise DataFileError(str(path), "is not UTF-8 text", "Save it as UTF-8", row=row or None) from exc
+        before = raw.count(b"\n", 0, exc.start)
+        raise DataFileError(str(path), "is not UTF-8 text", "Save it as UTF-8", row=before or None) from exc
     header = raw.partition(b"\n")[0].decode("utf-8-sig").rstrip("\r")
     separator = max(",;\t|", key=header.count)
     if header.count(separator) == 0:

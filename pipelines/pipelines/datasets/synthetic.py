@@ -81,26 +81,28 @@ def _falling(n: int, power: float) -> npt.NDArray[np.float64]:
 
 def _ratings_per_user(rng: np.random.Generator, users: int, items: int, events: int) -> npt.NDArray[np.int64]:
     weights = rng.lognormal(0, 1.0, users)
-    return np.clip((weights / weights.sum() * events).round(), 2, items // 2).astype(np.int64)
+    counts = np.clip((weights / weights.sum() * events).round(), 2, items // 2)
+    return np.asarray(counts, np.int64)
 
 
 def _choose(rng: np.random.Generator, utility: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
     """`count` different items, drawn by softmax of utility without replacement (Gumbel top-k), best-liked early."""
     noisy = utility + rng.gumbel(size=len(utility))
     top = np.argpartition(-noisy, count)[:count]
-    return top[np.argsort(-noisy[top])]
+    return np.asarray(top[np.argsort(-noisy[top])], np.int64)
 
 
 def _visits(rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
     """Event times in seconds, int64 (count,): a few visits, several films a minute, many in one second."""
     visits = 1 + rng.poisson(count / 60)
-    starts = rng.integers(0, _SPAN_S) + np.r_[0, np.cumsum(rng.exponential(6 * 86_400, visits - 1))]
+    later = np.cumsum(rng.exponential(6 * 86_400, visits - 1))
+    starts = np.sort((rng.integers(0, _SPAN_S) + np.r_[0, later]) % _SPAN_S)
     visit = np.sort(rng.integers(0, visits, count))
     gaps = rng.choice([0, 8, 30, 90], count, p=[0.45, 0.25, 0.2, 0.1])
     elapsed = np.cumsum(gaps)
     first = np.r_[True, visit[1:] != visit[:-1]]
     since = elapsed - np.repeat(elapsed[first], np.diff(np.r_[np.flatnonzero(first), count]))
-    return (_START_S + np.minimum(starts[visit], _SPAN_S) + since).astype(np.int64)
+    return np.asarray(_START_S + starts[visit] + since, np.int64)
 
 
 def _item_table(rng: np.random.Generator, main: npt.NDArray[np.int64]) -> pl.DataFrame:

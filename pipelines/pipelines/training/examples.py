@@ -110,7 +110,7 @@ class Examples:
         """sha256 over features, labels, ids and times, in hex: what the model was made of."""
         state = hashlib.sha256()
         for column in (self.features, self.label, self.event_id, self.time_us):
-            state.update(np.ascontiguousarray(column))
+            state.update(column.tobytes())
         return state.hexdigest()
 
 

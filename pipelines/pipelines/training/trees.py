@@ -41,8 +41,8 @@ class TreeModel:
 
     def raw(self, features: Matrix) -> Vector:
         """Sum of leaf values, float64 (n,), for float32 (n, F)."""
-        out: Vector = self.booster.predict(features, num_iteration=self.trees, raw_score=True)
-        return out
+        raw = self.booster.predict(features, num_iteration=self.trees, raw_score=True)
+        return np.asarray(raw, np.float64)
 
     def logits(self, features: Matrix) -> Vector:
         """float64 (n,)."""
