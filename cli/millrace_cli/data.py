@@ -237,7 +237,8 @@ def show(agreement: Agreement) -> None:
         table.add_row(name, "-" if value is None else f"{value:.4f}", "-" if other is None else f"{other:.4f}")
     output.out.print(table)
     rungs = ", ".join(f"{rung} {share:.1%}" for rung, share in agreement.rungs.items())
-    output.out.print(f"rungs: {rungs}; model version {', '.join(map(str, agreement.versions))}")
+    again = f"; {agreement.asked_again} asked again" if agreement.asked_again else ""
+    output.out.print(f"rungs: {rungs}{again}; model version {', '.join(map(str, agreement.versions))}")
     output.out.print(
         f"scores that differ by more than 0.001: {agreement.disagree:.2%}, at most {agreement.max_abs:.4f} "
         f"(item aggregates may lag by up to a second)",

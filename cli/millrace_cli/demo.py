@@ -115,6 +115,7 @@ class _Demo:
         self._spec = spec
         self._report = report
         self._begun = begun
+        self._bars = Bars()
 
     def run(self, profile: Profile | None, dataset: str) -> None:
         """All of it. Raises CommandError."""
@@ -125,12 +126,12 @@ class _Demo:
         for note in up.notes:
             output.err.print(f"note: {note}", markup=False, highlight=False)
         first_offsets = self._log_ends()
-        with Bars() as bars, environment.translated():
+        with self._bars as bars, environment.translated():
             loaded = self._step(
                 "2/8 load 90 % of the data", data.load_into_stack, settings, spec, dataset, share=0.9, seed=0, bars=bars
             )
             report.dataset = loaded.dataset.source
-            user = self._someone(loaded.tail.interactions.user_id)
+            user = self._someone(loaded.dataset.interactions.user_id)
             self._show_list(user, loaded.head_newest_us)
             trained = self._step(
                 "3/8 train LR and LightGBM", models.train_bundle, settings, spec, dataset=None, holdout=loaded.tail,
@@ -138,7 +139,7 @@ class _Demo:
             )  # fmt: skip
             self._learned(trained)
             deployed = self._step("4/8 deploy", models.deploy_bundle, settings, spec, trained.version, bars)
-            report.model = f"{deployed.name}:{deployed.version}"
+            report.model = f"{deployed.name}/{deployed.version}"
             self._await_model(user, loaded.head_newest_us, deployed.version)
             note = data.loaded_before(settings, spec)
             agreement = self._step(
@@ -163,6 +164,7 @@ class _Demo:
         try:
             return work(*arguments, **options)
         finally:
+            self._bars.close()
             self._report.steps[title.partition(" ")[2]] = round(time.monotonic() - began, 1)
 
     def _log_ends(self) -> dict[int, int]:
@@ -173,7 +175,7 @@ class _Demo:
             return kafka.end_offsets(self._settings.kafka, topic(self._spec.name, "interactions"))
 
     def _someone(self, users: Any) -> int:
-        """The user that the README's examples ask for, where the data has one: else one of the tail's."""
+        """The user that the README's examples ask for, where the data has one."""
         return 196 if 196 in users else int(users[0])
 
     def _show_list(self, user: int, at_us: int | None) -> None:
@@ -212,6 +214,7 @@ class _Demo:
         report.online = {
             "rows": agreement.rows,
             "rungs": agreement.rungs,
+            "asked_again": agreement.asked_again,
             "disagree": agreement.disagree,
             "max_abs": agreement.max_abs,
             "visible_p50_ms": round(agreement.waited_p50_ms, 1),

@@ -77,12 +77,17 @@ class Bars:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the present bar."""
         self._open.close()
+        self._open = contextlib.ExitStack()
+        self._advance = _nothing
 
     def stage(self, name: str, total: int | None = None) -> None:
         """Close the present bar and open one."""
-        self._open.close()
-        self._open = contextlib.ExitStack()
+        self.close()
         self._advance = self._open.enter_context(output.progress(name, total))
 
     def advance(self, done: int) -> None:

@@ -22,7 +22,8 @@ class Agreement:
     """Served and offline figures over the same `rows`.
 
     `gap`: |AUC served - AUC offline|, None with one class only. `disagree`: share of rows whose scores differ by more
-    than 1e-3; `max_abs`: the largest difference. `rungs`: share of rows by rung. `waited_p50_ms`, `waited_p99_ms`: from
+    than 1e-3; `max_abs`: the largest difference. `rungs`: share of rows by rung. `asked_again`: requests
+    repeated because a lower rung answered. `waited_p50_ms`, `waited_p99_ms`: from
     the acknowledgement of a user's event to the answer that knew it. `feature_age_p50_s`: event time minus the newest
     event in the row.
     """
@@ -35,6 +36,7 @@ class Agreement:
     max_abs: float
     rungs: dict[str, float]
     versions: tuple[int, ...]
+    asked_again: int
     waited_p50_ms: float
     waited_p99_ms: float
     feature_age_p50_s: float
@@ -82,6 +84,7 @@ def compare(
         max_abs=float(apart.max()),
         rungs={rung: count / len(event_id) for rung, count in zip(rungs.tolist(), counts.tolist(), strict=True)},
         versions=tuple(np.unique(served.model_version).tolist()),
+        asked_again=served.asked_again,
         waited_p50_ms=float(np.percentile(waited_ms, 50)) if len(waited_ms) else 0.0,
         waited_p99_ms=float(np.percentile(waited_ms, 99)) if len(waited_ms) else 0.0,
         feature_age_p50_s=float(np.percentile(served.feature_age_us, 50)) / 1e6,

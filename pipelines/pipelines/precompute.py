@@ -81,7 +81,7 @@ def precompute(
             f"{bundle.manifest.layout_hash:08x}, the use case is {layout.layout_hash:08x}; train and deploy again"
         )
     buckets = buckets_for(len(users))
-    version = f"{bundle.manifest.name}:{bundle.manifest.version}"
+    version = f"{bundle.manifest.name}/{bundle.manifest.version}"
     store.create_run(plan.usecase, plan.run_id, buckets, version)
     finished = store.finished_buckets(plan.usecase, plan.run_id)
     score = _scorer(bundle, layout, threads)
