@@ -1,10 +1,9 @@
 """Services killed while events flow: what was accepted is archived once, whatever died and when."""
 
 import http.client
-import os
 import random
-import signal
 
+import psutil
 import pytest
 from local_stack.harness import NativeStack
 from millrace.client.events import Event, EventClient
@@ -26,7 +25,7 @@ def test_accepted_events_are_archived_once_through_kills(stack: NativeStack) -> 
         for _ in range(KILLS):
             victim = random_.choice(["archiver", "features"])
             accepted |= publish(client, random_.randrange(1, 4))
-            os.kill(int(stack.pids()[victim] or 0), signal.SIGKILL)
+            psutil.Process(int(stack.pids()[victim] or 0)).kill()
             accepted |= publish(client, random_.randrange(1, 4))
             stack.millrace("up")
     flush(stack)

@@ -226,7 +226,7 @@ def _stop_all(runs: Sequence[RunFile], home: Home, tell: Tell) -> list[str]:
 
 
 def _all_at_once(tasks: Sequence[Callable[[], object]], *, interrupted: Event | None = None) -> None:
-    """Run all side by side; when all have ended, raise the first failure. Ctrl-C sets `interrupted`, to end their waits."""
+    """Run all side by side, then raise the first failure. Ctrl-C sets `interrupted`, which ends their waits."""
     if not tasks:
         return
     with ThreadPoolExecutor(max_workers=len(tasks)) as pool:
@@ -242,12 +242,12 @@ def _all_at_once(tasks: Sequence[Callable[[], object]], *, interrupted: Event | 
 
 
 def _part(name: str, run: RunFile | None) -> Part:
-    if run is None or run.process() is None:
+    reason = run.probe.ask() if run and run.process() else None
+    if run is None or run.process() is None:  # asked after the probe: it may have ended meanwhile
         log = f": see {run.log}" if run else ""
         return Part(
             name, "dead", f"it ended{log}; `millrace up` brings it back", None, run.ports if run else {}, None, None
         )
-    reason = run.probe.ask()
     rss = 0
     for member in process.members(run):
         try:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,15 @@ def pids(home: Home) -> dict[str, int]:
     return {name: run.pid for name, run in run_files(home).items()}
 
 
+def kill(home: Home, name: str) -> None:
+    """Kill a part from outside, and wait until it has ended: on a busy machine a signal takes its time."""
+    run = run_files(home)[name]
+    os.kill(run.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while run.process() is not None:
+        assert time.monotonic() < deadline
+
+
 def bring_up(options: Options) -> Up:
     """Up, silently."""
     return up(options, quiet)
@@ -108,7 +118,7 @@ def test_what_died_is_seen_and_comes_back_alone(options: Options, home: Home) ->
     """Nothing restarts by itself: a crash shows, and `up` mends it."""
     bring_up(options)
     before = pids(home)
-    os.kill(before["small"], signal.SIGKILL)
+    kill(home, "small")
 
     assert states(home) == {"kafka": "ready", "small": "dead"}
     assert not status(home).healthy
@@ -124,7 +134,7 @@ def test_a_new_log_sets_the_old_rows_aside_and_restarts_who_used_them(options: O
     bring_up(options)
     before = pids(home)
     (home.data / "checkpoints").mkdir()
-    os.kill(before["kafka"], signal.SIGKILL)
+    kill(home, "kafka")
 
     done = bring_up(options)
 
