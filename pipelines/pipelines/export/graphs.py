@@ -5,6 +5,7 @@ Written node by node: the inputs and outputs are serving's, every node is on the
 the traps of models.md section 7 (static label shapes, double thresholds) cannot arise.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -178,9 +179,15 @@ def _split(node: dict[str, Any]) -> tuple[float, int]:
             "train without categorical_feature and zero_as_missing"
         )
     exact = float(node["threshold"])
-    threshold = np.float32(exact)
-    if float(threshold) > exact:
-        threshold = np.nextafter(threshold, np.float32(-np.inf))
     # Without NaN in training LightGBM reads NaN as 0.
     left = bool(node["default_left"]) if node["missing_type"] == "NaN" else exact >= 0
-    return float(threshold), int(left)
+    return _floor_to_float32(exact), int(left)
+
+
+def _floor_to_float32(exact: float) -> float:
+    """The largest float32 that is not above `exact`; LightGBM writes 1e300 for "every number goes left"."""
+    largest = float(np.finfo(np.float32).max)
+    if abs(exact) > largest:
+        return largest if exact > 0 else -math.inf
+    rounded = np.float32(exact)
+    return float(rounded if float(rounded) <= exact else np.nextafter(rounded, np.float32(-np.inf)))
