@@ -77,6 +77,17 @@ def test_a_topic_that_nobody_declared_is_an_error(broker: str) -> None:
             kafka.partitions_of(broker, "nobody.items", connect_s=0.3)
 
 
+def test_the_end_counts_every_record_of_the_newest_batch(broker: str, usecase: str, producer: KafkaProducer) -> None:
+    """Who waits for the end of the log must not stop within a batch."""
+    name = topic(usecase, "interactions")
+    for size in (1, 7, 1, 12):
+        sent = [producer.send(name, key=id_key(1), value=b"v", partition=2) for _ in range(size)]
+        producer.flush(timeout=DEADLINE_S)
+        newest = sent[-1].get(timeout=DEADLINE_S).offset
+
+        assert {0: 0, 1: 0, 2: newest + 1, 3: 0} == kafka.end_offsets(broker, name)
+
+
 def test_acknowledged_records_lie_where_they_were_said_to(broker: str, usecase: str, producer: KafkaProducer) -> None:
     """Offsets run without gaps in each partition, and the same key has the same partition in both topics."""
     name = topic(usecase, "interactions")

@@ -8,7 +8,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 from millrace.events.v1 import events_pb2 as pb
 from servicekit.errors import LogError, LogUnavailable
-from servicekit.kafka import make_consumer, make_producer, partitions_of, translate, translated
+from servicekit.kafka import bounds_of, make_consumer, make_producer, partitions_of, translate, translated
 from servicekit.topics import DEAD_LETTERS
 
 from archiver.errors import DeadLettersUnavailable
@@ -42,11 +42,8 @@ class KafkaSource:
 
     def bounds(self) -> Mapping[Place, Bounds]:
         """Asked of the broker."""
-        names = list(self._names.values())
-        with translated("asking for offsets"):
-            first = self._consumer.beginning_offsets(names, timeout_ms=_ASK_MS)
-            ends = self._consumer.end_offsets(names, timeout_ms=_ASK_MS)
-        return {place: Bounds(first[name], ends[name]) for place, name in self._names.items()}
+        found = bounds_of(self._consumer, list(self._names.values()))
+        return {place: Bounds(*found[name]) for place, name in self._names.items()}
 
     def start(self, offsets: Mapping[Place, int]) -> None:
         """Assign and seek."""

@@ -15,6 +15,8 @@ from servicekit.kafka.boundary import translate, translated
 
 CONNECT_S: Final = 30.0
 MAX_REQUEST_BYTES: Final = 1_048_576  # the brokers' default message.max.bytes is 1,048,588
+_ASK_MS: Final = 10_000
+_PROBE_S: Final = 2.0
 MAX_POLL_RECORDS: Final = 5_000
 
 # Seen on all clients: a broker that was away is found again within a second, not the default 30.
@@ -271,9 +273,34 @@ def partitions(consumer: KafkaConsumer, topic: str, wait_s: float) -> list[int]:
 
 
 def offsets_on(consumer: KafkaConsumer, topic: str, partitions: Sequence[int]) -> tuple[dict[int, int], dict[int, int]]:
-    """(first, end) offset of each partition."""
-    asked = [TopicPartition(topic, partition) for partition in partitions]
-    with translated(f"asking for the offsets of {topic}"):
-        first = consumer.beginning_offsets(asked, timeout_ms=10_000)
-        ends = consumer.end_offsets(asked, timeout_ms=10_000)
-    return {tp.partition: first[tp] for tp in asked}, {tp.partition: ends[tp] for tp in asked}
+    """(first, end) offset of each partition; as `bounds_of` for one topic."""
+    found = bounds_of(consumer, [TopicPartition(topic, partition) for partition in partitions])
+    return (
+        {tp.partition: first for tp, (first, _) in found.items()},
+        {tp.partition: end for tp, (_, end) in found.items()},
+    )
+
+
+def bounds_of(consumer: KafkaConsumer, names: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+    """(first, end) offset of each partition; end is 1 + the newest offset. A consumer without assignment gets one.
+
+    What the broker lists as the end is not enough: the embedded one (Tansu) answers with 1 + the *first* offset of the
+    newest batch. What a fetch answers is right, so the end is the larger of the two.
+
+    Raises:
+        LogError: kafka-python's error, translated.
+    """
+    with translated("asking for offsets"):
+        first = consumer.beginning_offsets(names, timeout_ms=_ASK_MS)
+        listed = consumer.end_offsets(names, timeout_ms=_ASK_MS)
+        if not consumer.assignment():
+            consumer.assign(names)
+            for name in names:  # at a record, where there is one: a fetch from the end would wait for the next
+                consumer.seek(name, max(first[name], listed[name] - 1))
+            until = time.monotonic() + _PROBE_S
+            asked = [name for name in names if listed[name] > 0]
+            while any(consumer.highwater(name) is None for name in asked) and time.monotonic() < until:
+                consumer.poll(timeout_ms=20)
+        assigned = consumer.assignment()
+        fetched = {name: consumer.highwater(name) or 0 if name in assigned else 0 for name in names}
+    return {name: (first[name], max(listed[name], fetched[name])) for name in names}
