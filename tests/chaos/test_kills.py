@@ -3,7 +3,6 @@
 import http.client
 import random
 
-import psutil
 import pytest
 from local_stack.harness import NativeStack
 from millrace.client.events import Event, EventClient
@@ -25,7 +24,7 @@ def test_accepted_events_are_archived_once_through_kills(stack: NativeStack) -> 
         for _ in range(KILLS):
             victim = random_.choice(["archiver", "features"])
             accepted |= publish(client, random_.randrange(1, 4))
-            psutil.Process(int(stack.pids()[victim] or 0)).kill()
+            stack.kill(victim)
             accepted |= publish(client, random_.randrange(1, 4))
             stack.millrace("up")
     flush(stack)

@@ -40,9 +40,7 @@ def test_a_repeated_up_keeps_every_process(stack: NativeStack) -> None:
 def test_a_killed_part_shows_and_up_brings_it_back_alone(stack: NativeStack, name: str) -> None:
     """Nothing restarts by itself; a crash is exit 1 of `status`."""
     before = stack.pids()
-    victim = psutil.Process(int(before[name] or 0))
-    victim.kill()
-    victim.wait(10)
+    stack.kill(name)
 
     broken = stack.millrace("status", code=1)
     stack.millrace("up")

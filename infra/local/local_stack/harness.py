@@ -3,16 +3,20 @@
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from local_stack.home import Home
 from local_stack.ports import STEP, Ports, is_free
+from local_stack.process import run_files
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,16 @@ class NativeStack:
     def pids(self) -> dict[str, int | None]:
         """Part to pid, as `status` says; None for what is dead."""
         return {part["name"]: part["pid"] for part in json.loads(self._status())["parts"]}
+
+    def kill(self, name: str) -> None:
+        """Kill a part with SIGKILL and wait until it has ended."""
+        run = run_files(Home(self.home))[name]
+        os.kill(run.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while run.process() is not None:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{name} outlived SIGKILL")
+            time.sleep(0.01)
 
     def _status(self) -> str:
         program = Path(sys.executable).parent / "millrace"

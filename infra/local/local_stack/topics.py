@@ -65,8 +65,12 @@ def log_id_of(bootstrap: str) -> str:
     return str(identity)
 
 
-def create_topics(bootstrap: str, topics: Sequence[Topic]) -> list[str]:
-    """Create those that are missing and return their names; an existing topic keeps its settings."""
+def create_topics(bootstrap: str, topics: Sequence[Topic], *, replication: int = 1) -> list[str]:
+    """Create those that are missing and return their names; an existing topic keeps its settings.
+
+    `replication` copies of each; with three or more, a write is acknowledged by at least two.
+    """
+    durable = {"min.insync.replicas": "2"} if replication > 2 else {}
     from kafka.admin import KafkaAdminClient
     from kafka.errors import KafkaError, TopicAlreadyExistsError
 
@@ -76,7 +80,11 @@ def create_topics(bootstrap: str, topics: Sequence[Topic]) -> list[str]:
         try:
             existing = set(admin.list_topics())
             missing = {
-                topic.name: {"num_partitions": topic.partitions, "replication_factor": 1, "configs": topic.settings}
+                topic.name: {
+                    "num_partitions": topic.partitions,
+                    "replication_factor": replication,
+                    "configs": durable | topic.settings,
+                }
                 for topic in topics
                 if topic.name not in existing
             }
