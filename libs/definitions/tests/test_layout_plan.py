@@ -24,7 +24,7 @@ def test_columns_stand_in_the_order_of_the_file_windows_expanded(layout: Layout)
     assert layout.feature_names == (
         *("x_rate", "u_all_1h", "u_all_24h", "u_all_30d", "u_all_all", "u_rates_2h", "u_sum_24h", "u_sum_all"),
         *("u_mean_1h", "u_mean_all", "u_ctr_1h", "u_ctr_30d", "u_bare_all", "u_dcount", "u_dmean", "u_drate"),
-        *("u_idle", "u_idle_click", "u_fading_all", "x_share", "x_seen", "u_age"),
+        *("u_idle", "u_idle_click", "u_fading_all", "x_now", "x_share", "x_seen", "u_age"),
         *("i_all_1h", "i_all_24h", "i_all_30d", "i_all_all", "i_mean_1h", "i_mean_24h", "i_mean_all"),
         *("i_ctr_1h", "i_ctr_7d", "i_dcount", "i_idle", "i_fading_all", "i_year"),
     )

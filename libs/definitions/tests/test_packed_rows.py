@@ -13,7 +13,7 @@ import yaml
 from definitions.attributes import category_code
 from definitions.errors import CorruptRow, LayoutMismatch
 from definitions.events import EventColumns
-from definitions.item_state import ItemTable
+from definitions.item_state import ItemTable, unpack_item
 from definitions.layout import Layout, layout_of
 from definitions.packed import RowHeader, read_header, unpack_user_row
 from definitions.seen import seen_hash
@@ -126,6 +126,20 @@ def test_a_full_affinity_table_gives_up_its_weakest_category(event: type[Any], c
     later = [event(1, 1, 0, 0, BASE + (18 * day if genre else 19 * day), genre) for genre in [4, 4] + [0] * 16]
     table.fold(columns([event(1, 1, 0, 0, BASE + 17 * day, 3), *later]))
     assert set(unpack_user_row(layout, table.row(1, 1)).table(0).entries) == {3, 4}  # thirty of ten days ago weigh 0.03
+
+
+def test_bytes_hold_no_tile_that_nobody_can_read(layout: Layout, event: type[Any], columns: Build) -> None:
+    """Two days later the 5-min tile of the first event is gone from row and partial, the daily one is not."""
+    users, items = UserTable(layout), ItemTable(layout)
+    events = columns([event(1, 1, 0, 0, BASE), event(1, 1, 0, 0, BASE + 2 * 86_400 * S)])
+    users.fold(events)
+    items.fold(events)
+    partial = unpack_item(layout, items.partial(1))
+    row = unpack_user_row(layout, users.row(1, 1)).state(layout.user)
+
+    for side, tiles in ((layout.user, row.tiles), (layout.item, partial.tiles)):
+        kept = {of.hop_us // S: len(tiles[i]) for i, (m, of) in enumerate(side.tile_columns) if m == 0}
+        assert kept == {300: 1, 3600: 1 if side is layout.user else 2, 86_400: 2}
 
 
 def test_only_the_epoch_differs_between_two_writers(layout: Layout, log: EventColumns) -> None:
