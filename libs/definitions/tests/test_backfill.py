@@ -110,11 +110,10 @@ def check(layout: Layout, expected: list[Assembled], found: Backfilled) -> None:
     np.testing.assert_array_equal(np.array([each.item_ints[0] for each in expected]), found.item_ints)
     wanted = np.array([each.features[0] for each in expected])
     assert found.features.dtype == np.float32
+    decayed = {c.position for c in (*layout.user.decayed_columns, *layout.item.decayed_columns, *layout.table_columns)}
     for column, name in enumerate(layout.feature_names):
-        is_decayed = name in ("u_dcount", "u_dmean", "u_drate", "i_dcount", "x_rate", "x_share")
-        np.testing.assert_allclose(
-            found.features[:, column], wanted[:, column], rtol=1.3e-7 if is_decayed else 0, atol=0, err_msg=name
-        )
+        rtol = 1.3e-7 if column in decayed else 0
+        np.testing.assert_allclose(found.features[:, column], wanted[:, column], rtol=rtol, atol=0, err_msg=name)
 
 
 def compare(layout: Layout, events: EventColumns, asked: list[tuple[int, int, int]]) -> None:
