@@ -280,7 +280,7 @@ def references_resolve(objects: list[Object]) -> list[str]:
 
 
 def every_workload_is_guarded(objects: list[Object]) -> list[str]:
-    """An account and a NetworkPolicy of its own; where it lasts, a PDB and a spread. Nothing guards what is not there."""
+    """An account and a NetworkPolicy of its own; a lasting one also a PDB and a spread. No guard without a ward."""
     wrong = []
     accounts = [template(workload)["spec"].get("serviceAccountName") for workload in ours(objects)]
     wrong += [f"account {a} is shared" for a in {a for a in accounts if accounts.count(a) > 1}]
