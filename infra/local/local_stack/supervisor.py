@@ -244,10 +244,10 @@ def _all_at_once(tasks: Sequence[Callable[[], object]], *, interrupted: Event | 
 def _part(name: str, run: RunFile | None) -> Part:
     reason = run.probe.ask() if run and run.process() else None
     if run is None or run.process() is None:  # asked after the probe: it may have ended meanwhile
-        log = f": see {run.log}" if run else ""
-        return Part(
-            name, "dead", f"it ended{log}; `millrace up` brings it back", None, run.ports if run else {}, None, None
+        detail = (
+            f"it ended: see {run.log}; `millrace up` brings it back" if run else "it was not started: `millrace up`"
         )
+        return Part(name, "dead", detail, None, run.ports if run else {}, None, None)
     rss = 0
     for member in process.members(run):
         try:
