@@ -23,7 +23,7 @@ def make_bundle(folder: Path, version: int = 1, bias: float = 0.0) -> Bundle:
     )
     path = folder / f"{version}-{bias}.onnx"
     export_linear(model, ENCODER, path)
-    features = np.arange(8, dtype=np.float32).reshape(4, 2) / 10
+    features = np.linspace(0, 1, 8, dtype=np.float32).reshape(4, 2)
     ints = np.array([[7], [0], [7], [1]])
     scores = OnnxScorer(path).score(features, ints)
     Golden(features, ints, scores, scores).save(folder / "golden.npz")

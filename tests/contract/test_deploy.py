@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,8 @@ def repository(triton_repository: Path) -> Repository:
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     """A model and use case of the test's own: the servers are shared."""
-    return "m" + request.node.name.removeprefix("test_").replace("_", "-")[:40]
+    test = str(request.node.name)
+    return "m" + test.removeprefix("test_").replace("_", "-")[:40]
 
 
 def make_bundle(folder: Path, name: str, version: int) -> Bundle:
@@ -73,7 +75,7 @@ def test_the_second_version_serves_beside_the_first_and_a_rollback_returns(
 ) -> None:
     """Both versions answer with their own scores; the state names the one that serves and the one before."""
     first, second = (make_bundle(tmp_path, name, version) for version in (1, 2))
-    servers = {"kafka": log, "triton": triton, "repository": repository}
+    servers: dict[str, Any] = {"kafka": log, "triton": triton, "repository": repository}
 
     assert deploy(first.folder, **servers).previous_version is None
     result = deploy(second.folder, digest=second.digest, **servers)
