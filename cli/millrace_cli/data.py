@@ -233,6 +233,8 @@ def show(agreement: Agreement) -> None:
     table = output.table(f"{agreement.rows:,} events, the same model and rows", "", "served", "offline")
     online, offline = agreement.online.as_dict(), agreement.offline.as_dict()
     for name, value in online.items():
+        if name == "rows":  # the title says it
+            continue
         other = offline[name]
         table.add_row(name, "-" if value is None else f"{value:.4f}", "-" if other is None else f"{other:.4f}")
     output.out.print(table)
