@@ -158,7 +158,7 @@ class Heard(Silent):
     def __init__(self) -> None:
         self.stages: list[str] = []
 
-    def stage(self, name: str, total: int | None = None) -> None:  # noqa: ARG002  (the Protocol's)
+    def stage(self, name: str, total: int | None = None) -> None:
         self.stages.append(name)
 
 

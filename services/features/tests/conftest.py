@@ -188,10 +188,10 @@ class FakeTopic:
 
     def publish(
         self,
-        usecase: str,  # noqa: ARG002  the sink's signature
+        usecase: str,
         origin: int,
         partials: Mapping[int, bytes],
-        epoch: int,  # noqa: ARG002  the sink's signature
+        epoch: int,
         offset: int,
     ) -> None:
         self._fuse.burn()
