@@ -111,7 +111,7 @@ $(UV):
 .venv/.synced: $(UV) uv.lock $(MANIFESTS)
 	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python $(PYTHON) .venv
 	@echo "installing the Python environment from uv.lock"
-	@$(UV) sync --frozen --all-packages
+	@if [ -t 2 ]; then $(UV) sync --frozen --all-packages; else $(UV) sync --quiet --frozen --all-packages; fi
 	@touch $@
 
 # What only the system can give. Debian starts a server that it installs, at the port that ours needs: a policy says no.
