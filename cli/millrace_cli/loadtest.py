@@ -92,8 +92,9 @@ def run(
         address = target or environment.gateway(settings)
         _require(address)
         items, users = catalogue_ids(settings, usecase)
-        total = (plan.seconds if seconds is None else seconds) + (plan.warmup_s if warmup_s is None else warmup_s)
-        with output.progress(f"load test, suite {suite}", total, "s") as advance:
+        spent = (plan.seconds if seconds is None else seconds) + (plan.warmup_s if warmup_s is None else warmup_s)
+        total = spent * (plan.rate if rate is None else rate)
+        with output.progress(f"load test, suite {suite}", total, "requests") as advance:
             return run_loadtest(
                 address, usecase, rate, seconds, candidates,
                 items or None, users or None, targets, settings.reports, warmup_s, deadline_ms, _Follow(advance),
@@ -163,15 +164,15 @@ def _require(address: str) -> None:
 
 
 class _Follow:
-    """Turns "at second n" into "so many more" for a progress bar."""
+    """Turns "so many sent" into "so many more" for a progress bar."""
 
     def __init__(self, advance: Any) -> None:
         self._advance = advance
-        self._second = 0.0
+        self._sent = 0
 
     def __call__(self, now: Mapping[str, Any]) -> None:
-        self._advance(now["second"] - self._second)
-        self._second = now["second"]
+        self._advance(now["sent"] - self._sent)
+        self._sent = now["sent"]
 
 
 def _show(verdict: Verdict) -> None:

@@ -25,10 +25,11 @@ _PROBE_S = 5.0  # the first request of a cold gateway pays for its caches
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is. `seconds` counts warm-up too."""
+    """How far a run is. `seconds` and `sent` count the warm-up too."""
 
     second: float
     seconds: float
+    sent: int
     requests: int
     errors: int
     in_flight: int
@@ -154,6 +155,7 @@ def _report(load: Load, caller: RankCaller, on_progress: Callable[[Progress], No
             Progress(
                 second=round(min(caller.now_s(), total_s), 1),
                 seconds=total_s,
+                sent=caller.sent,
                 requests=recorder.latency.count,
                 errors=recorder.latency.count - recorder.ok_latency.count,
                 in_flight=caller.in_flight,

@@ -39,7 +39,7 @@ def run_loadtest(
     """Load the gateway at `target` (host:port) and judge it by `suite` of the file `targets`.
 
     What is None comes from the suite; ids that are None are made up. `progress` is called about once a second with
-    second, seconds, requests, errors, in_flight and p99_ms so far. With `report_dir` the verdict is also written
+    second, seconds, sent, requests, errors, in_flight and p99_ms so far. With `report_dir` the verdict is also written
     there, as JSON and as a page; the paths are in the verdict.
 
     Raises:
