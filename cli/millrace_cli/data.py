@@ -87,7 +87,7 @@ def load(
         output.err.print(f"rejected: record {each.index}: {each.reason}", style="yellow", markup=False, highlight=False)
     output.out.print(
         f"{done.events:,} events, {done.items:,} items and {done.users:,} users of {outcome.dataset.source} are on the "
-        f"log and in the features ({outcome.seconds:.1f} s); {len(done.rejected)} rejected; "
+        f"log, in the features and in the lake ({outcome.seconds:.1f} s); {len(done.rejected)} rejected; "
         f"{len(outcome.tail.interactions):,} events are left for: millrace replay",
         highlight=False,
     )
@@ -127,6 +127,7 @@ def load_into_stack(
         published = publish_dataset(head, environment.collector(settings), spec.name, progress=bars)
     bars.stage("wait until rankings know it")
     visible_s = environment.settle(settings, spec.name, published.next_offsets)
+    environment.flush_archiver(settings)  # titles are read from the lake
     with environment.translated():
         journal.write(
             settings.home,
