@@ -133,10 +133,17 @@ def triton_http(triton: str, server_ports: Ports) -> str:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, java: Java) -> Iterator[NativeStack]:
-    """The whole real profile, our services included, ready. Tests share it: take users and items of your own."""
+    """The whole real profile, our services included, ready. Tests share it: take users and items of your own.
+
+    It serves `movies`, and under the name `loop` the same from a file of its own, which is `test_loop`'s alone.
+    """
     del java  # only that it is here
+    home = tmp_path_factory.mktemp("stack")
+    movies = (checkout_root() / "usecases" / "movies.yaml").read_text()
+    loop = home / "loop.yaml"
+    loop.write_text(movies.replace("usecase: movies", "usecase: loop"))
     with free_offset() as offset:
-        started = NativeStack(tmp_path_factory.mktemp("stack"), offset)
+        started = NativeStack(home, offset, usecases=("movies", str(loop)))
         try:
             started.millrace("up", "--profile", "real")
             yield started

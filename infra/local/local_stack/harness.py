@@ -21,16 +21,21 @@ from local_stack.process import run_files
 
 @dataclass(frozen=True)
 class NativeStack:
-    """A stack that was brought up: where its state lies, where it listens, and `millrace` to command it."""
+    """A stack that was brought up: where its state lies, where it listens, and `millrace` to command it.
+
+    `usecases`: names or paths of what it serves; empty means what a stack serves by itself.
+    """
 
     home: Path
     offset: int
+    usecases: tuple[str, ...] = ()
 
     @property
     def environ(self) -> dict[str, str]:
         """Environment in which commands and settings mean this stack."""
         outer = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
-        return {**outer, "MILLRACE_HOME": str(self.home), "MILLRACE_PORT_OFFSET": str(self.offset)}
+        own = {"MILLRACE_HOME": str(self.home), "MILLRACE_PORT_OFFSET": str(self.offset)}
+        return {**outer, **own, **({"MILLRACE_USECASES": ",".join(self.usecases)} if self.usecases else {})}
 
     @property
     def ports(self) -> Ports:
@@ -47,12 +52,23 @@ class NativeStack:
 
     def millrace(self, *arguments: str, code: int = 0) -> dict[str, Any]:
         """Run `millrace ... --json`; the object on its last line. AssertionError unless it exits with `code`."""
-        program = Path(sys.executable).parent / "millrace"
-        done = subprocess.run([program, *arguments, "--json"], env=self.environ, capture_output=True, text=True)
-        if done.returncode != code:
-            raise AssertionError(f"millrace {' '.join(arguments)} exits {done.returncode}: {done.stdout}{done.stderr}")
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        answer: dict[str, Any] = json.loads(self.said(*arguments, "--json", code=code).splitlines()[-1])
         return answer
+
+    def said(self, *arguments: str, code: int = 0) -> str:
+        """Run `millrace ...`; what it prints to people. AssertionError unless it exits with `code`."""
+        with self.begun(*arguments) as process:
+            stdout, stderr = process.communicate()
+        if process.returncode != code:
+            raise AssertionError(f"millrace {' '.join(arguments)} exits {process.returncode}: {stdout}{stderr}")
+        return stdout
+
+    def begun(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start `millrace ...` and return while it runs; stdout and stderr are pipes."""
+        program = Path(sys.executable).parent / "millrace"
+        return subprocess.Popen(
+            [program, *arguments], env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     def pids(self) -> dict[str, int | None]:
         """Part to pid, as `status` says; None for what is dead."""
