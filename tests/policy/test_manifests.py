@@ -471,6 +471,7 @@ MUTANTS: dict[str, tuple[Policy, Callable[[list[Object]], Any]]] = {
 }
 
 
+@pytest.mark.real  # needs the dependency group `manifests`: make manifests
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_fits_the_schema(overlay: str, version: str) -> None:
