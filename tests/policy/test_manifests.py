@@ -20,6 +20,8 @@ import yaml
 from servicekit import ports
 from servicekit.settings import declared_names, problems
 
+pytestmark = pytest.mark.real  # kubectl and kubernetes-validate, of the dependency group `manifests`: make manifests
+
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ("local", "prod")
 VERSIONS = ("1.34", "1.35", "1.36", "1.37")
@@ -471,7 +473,6 @@ MUTANTS: dict[str, tuple[Policy, Callable[[list[Object]], Any]]] = {
 }
 
 
-@pytest.mark.real  # needs the dependency group `manifests`: make manifests
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_fits_the_schema(overlay: str, version: str) -> None:
