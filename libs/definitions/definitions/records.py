@@ -79,7 +79,8 @@ def interaction_problem(usecase: UseCase, event: pb.Interaction, timestamp_us: i
         if getattr(event, field) == 0:
             return Problem(MISSING_ID, f"{field} is 0; an interaction names its event, its user and its item")
     if event.action >= len(usecase.actions):
-        return Problem(UNKNOWN_ACTION, f"action {event.action} is none of the {len(usecase.actions)} of {usecase.name}")
+        known = ", ".join(f"{place} {name}" for place, name in enumerate(usecase.action_names))
+        return Problem(UNKNOWN_ACTION, f"action {event.action} is none of {usecase.name}; it has {known}")
     if not abs(event.value) <= MAX_ABS_VALUE:  # NaN compares false
         return Problem(INVALID_VALUE, f"value {event.value} is not a number within ±{MAX_ABS_VALUE:.0e}")
     if not 0 < event.event_time_us < MAX_TIME_US:
