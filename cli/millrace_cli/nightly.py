@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from millrace_cli.settings import Settings
 
+_READ_S = 5.0  # nobody waits for a single answer here
+
 
 def precompute(
     usecase: Annotated[str | None, typer.Option(help="Use case; by default the first that the stack serves.")] = None,
@@ -76,7 +78,7 @@ def run_precompute(
     bars.stage("read the catalogue and its aggregates")
     items = item_snapshot(settings.kafka, layout)
     rows = open_online(spec.name, serving.revision, valkey=valkey, lmdb_path=settings.online_path)
-    store = open_batch(cassandra, settings.batch_path)
+    store = open_batch(cassandra, settings.batch_path, read_timeout_s=_READ_S)
     try:
         store.ensure_schema()
         plan = Plan(spec.name, run_id, time_us, list_length=length, candidates=spec.candidates.limit)

@@ -1,4 +1,4 @@
-"""From a bundle to serving: into Triton, checked there, announced on `decisions` (serving.md section 4). And back."""
+"""From a bundle to serving: into Triton, checked there, announced on `decisions`. And back."""
 
 import time
 from dataclasses import dataclass, field

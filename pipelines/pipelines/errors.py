@@ -34,7 +34,7 @@ class TrainingError(PipelineError):
 
 
 class ParityError(PipelineError):
-    """Exported scores are not the framework's (models.md section 7)."""
+    """Exported scores are further from the framework's than `export.parity` allows."""
 
 
 class RegistryError(PipelineError):

@@ -80,7 +80,8 @@ def precompute(
             f"{plan.usecase}: model {bundle.manifest.name} {bundle.manifest.version} reads layout "
             f"{bundle.manifest.layout_hash:08x}, the use case is {layout.layout_hash:08x}; train and deploy again"
         )
-    buckets = buckets_for(len(users))
+    begun = store.run(plan.usecase, plan.run_id)
+    buckets = buckets_for(len(users)) if begun is None else begun.buckets  # users may have come since it began
     version = f"{bundle.manifest.name}/{bundle.manifest.version}"
     store.create_run(plan.usecase, plan.run_id, buckets, version)
     finished = store.finished_buckets(plan.usecase, plan.run_id)

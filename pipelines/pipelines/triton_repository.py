@@ -17,7 +17,7 @@ Profile = Literal["python", "onnxruntime_cpu", "onnxruntime_gpu"]
 
 _TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
 _CONFIG = "config.pbtxt"
-_WARM_ROWS = (128, 256, 512, 1024, 2048)  # what requests are padded to on a GPU (serving.md section 3)
+_WARM_ROWS = (128, 256, 512, 1024, 2048)  # warmed up on a GPU; `Rank` takes 2,000 at most
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,16 @@
 """A small use case and a small world, for all tests of this room."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
+import onnx
 import pytest
+from bundle import Bundle, Golden, Manifest, OnnxScorer, TrainingWindow, load_bundle, write_bundle
+from definitions.layout import Layout
 from definitions.usecase import UseCase, load_usecase
+from onnx import TensorProto, helper, numpy_helper
 
 YAML = """
 usecase: films
@@ -48,3 +55,47 @@ def films(tmp_path: Path) -> UseCase:
     path = tmp_path / "films.yaml"
     path.write_text(YAML)
     return load_usecase(path)
+
+
+class MakeBundle(Protocol):
+    """Writes a bundle and loads it."""
+
+    def __call__(self, layout: Layout, weights: Mapping[str, float], version: int = 1) -> Bundle:
+        """One whose score is the logistic function of the weighted sum of the named columns."""
+        ...
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> MakeBundle:
+    """Small honest bundles, whose scores can be told in advance."""
+
+    def make(layout: Layout, weights: Mapping[str, float], version: int = 1) -> Bundle:
+        names, parts = layout.feature_names, tmp_path / f"parts-{version}"
+        parts.mkdir()
+        row = np.array([[weights.get(name, 0.0)] for name in names], np.float32)
+        graph = helper.make_graph(
+            [
+                helper.make_node("MatMul", ["features", "w"], ["logit"]),
+                helper.make_node("Sigmoid", ["logit"], ["score"]),
+            ],
+            "linear",
+            [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, len(names)])],
+            [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
+            [numpy_helper.from_array(row, "w")],
+        )
+        model = parts / "model.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), model)
+        features, none = np.eye(len(names), dtype=np.float32), np.empty((len(names), 0), np.int64)
+        scores = OnnxScorer(model).score(features)
+        Golden(features, none, scores, scores).save(parts / "golden.npz")
+        manifest = Manifest(
+            name=layout.usecase.name, version=version, usecase=layout.usecase.name, revision=1,
+            layout_hash=layout.layout_hash, feature_names=names, window=TrainingWindow(from_us=0, to_us=1),
+            commit="unknown", seeds=(0,), dataset="none", data_hash="00", metrics={}, parity={}, created_us=1,
+        )  # fmt: skip
+        folder = tmp_path / "bundles" / layout.usecase.name / str(version)
+        files = {"model.onnx": model, "fallback.onnx": model, "golden.npz": parts / "golden.npz"}
+        write_bundle(folder, manifest, files)
+        return load_bundle(folder)
+
+    return make

@@ -114,7 +114,7 @@ def test_boosted_trees_read_nan_as_lightgbm_does(
 
 
 def test_a_split_that_the_graph_cannot_say_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """zero_as_missing scored 74 % of rows wrongly in a converter (models.md section 7)."""
+    """zero_as_missing scored 74 % of rows wrongly in a converter, so it is not exported at all."""
     monkeypatch.setitem(trees.PARAMETERS, "zero_as_missing", True)
     x = np.random.default_rng(0).normal(size=(1000, 1)).astype(np.float32)
     y = (x[:, 0] > 0.3).astype(np.int64)

@@ -45,7 +45,7 @@ def examples(layout: Layout, dataset: Dataset) -> Examples:
 def test_labels_changed_from_a_time_on_change_nothing_at_or_before_it(
     layout: Layout, dataset: Dataset, examples: Examples
 ) -> None:
-    """The leak check (a) of models.md section 3: no cell of a row at or before t may move."""
+    """The leak check: no cell of a row at or before t may move."""
     events = dataset.interactions
     cut = int(np.quantile(events.event_time_us, 0.5))
     later = events.event_time_us >= cut

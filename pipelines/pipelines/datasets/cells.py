@@ -57,7 +57,7 @@ class Source:
 def ids(source: Source, cells: pl.Series, to_id: Callable[[str], int]) -> tuple[npt.NDArray[np.uint64], bool]:
     """(ids uint64 (n,), whether the column is integers): integers as they are, 0 included; text by `to_id`.
 
-    A column is integers if every cell is one. The caller shifts them by 1 where any is 0 (contracts.md).
+    A column is integers if every cell is one. The caller shifts them by 1 where any is 0, since 0 means absent.
     """
     if cells.dtype.is_float():
         whole = cells.cast(pl.UInt64, strict=False)

