@@ -372,7 +372,8 @@ def decide(loop: Loop, state: decisions_pb2.ServingState) -> None:
 
 def generation(loop: Loop, user: int) -> tuple[str, dict[int, float]]:
     """The generation that readers see: its run id, and the user's list in it as item -> score, best first."""
-    store = open_batch(f"127.0.0.1:{loop.stack.ports.cassandra}", loop.stack.home / "absent.sqlite")
+    cassandra = f"127.0.0.1:{loop.stack.ports.cassandra}"
+    store = open_batch(cassandra, loop.stack.home / "absent.sqlite", read_timeout_s=5.0)
     try:
         pointer = store.pointer("loop")
         assert pointer is not None
