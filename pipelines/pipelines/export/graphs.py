@@ -1,8 +1,9 @@
 """Models as ONNX graphs: `features` float32 [n, F] (and `int_features` int64 [n, K] where codes are used) -> `score`
 float32 [n, 1]; encoding, scaling and calibration inside.
 
-Written node by node: the inputs and outputs are serving's, every node is on the allow-list of `bundle.admission`, and
-the traps of models.md section 7 (static label shapes, double thresholds) cannot arise.
+Written node by node, not by a converter (docs/adr/0020-graphs-written-node-by-node.md): the inputs and outputs are
+serving's, every node is on the allow-list of `bundle.admission`, and what converters got wrong (static label shapes,
+thresholds left as doubles) cannot arise.
 """
 
 import math
