@@ -214,6 +214,26 @@ def test_links_between_pages_resolve() -> None:
     assert [] == wrong
 
 
+def test_pages_that_code_names_exist() -> None:
+    """A comment that sends its reader to a page that is not there explains nothing. Paths begin at the root."""
+    made = {"model_card.md"}  # by a training, into its bundle
+    wrong = []
+    for path in tracked():
+        if path.name == "uv.lock" or path == Path(__file__):
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:  # images, bundles
+            continue
+        if path.suffix == ".md":  # their links are tested above; here the names in backticks
+            text = "\n".join(re.findall(r"`[^`\n]+`", text))
+        named = set(re.findall(r"[\w./-]+\.md\b", text)) - made
+        absent = [page for page in named if not any((start / page).is_file() for start in (ROOT, path.parent))]
+        wrong += [(str(path.relative_to(ROOT)), page) for page in absent]
+
+    assert [] == wrong
+
+
 def test_every_member_has_a_readme() -> None:
     """The first thing that is opened in a folder."""
     members = [path.parent for path in tracked() if path.name == "pyproject.toml" and path.parent != ROOT]
@@ -222,7 +242,7 @@ def test_every_member_has_a_readme() -> None:
 
 
 def test_decisions_are_short_and_complete() -> None:
-    """Seventeen pages of at most 40 lines with the same four parts, each on the list."""
+    """Pages of at most 40 lines with the same four parts, numbered without a gap, each on the list."""
     folder = ROOT / "docs" / "adr"
     decisions = sorted(folder.glob("[0-9]*.md"))
     listed = (folder / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Port maths: the ports of `contracts.md` plus an offset, free ports for tests, and who holds a busy one."""
+"""Port maths: the ports of `docs/operations.md` plus an offset, free ports for tests, and who holds a busy one."""
 
 import socket
 from dataclasses import dataclass, fields

@@ -19,7 +19,7 @@ MODEL = "model.onnx"
 FALLBACK = "fallback.onnx"
 GOLDEN = "golden.npz"
 REQUIRED = (MODEL, FALLBACK, GOLDEN)
-# Scores of one graph on another build of ONNX Runtime or another CPU; the parity bar of models.md section 7.
+# Scores of one graph on another build of ONNX Runtime or another CPU; the bar of docs/adr/0010-one-onnx-graph.md.
 GOLDEN_TOLERANCE = 1e-5
 
 

@@ -146,7 +146,7 @@ class Kit:
 def start(name: str, settings: ProcessSettings, *, signals: bool = True) -> Kit:
     """Logs, metrics, HTTP endpoints and signal handling of the process `name`.
 
-    The HTTP port is `settings.metrics_port`, else the process's own of `contracts.md` plus the offset.
+    The HTTP port is `settings.metrics_port`, else the process's own of `servicekit.ports` plus the offset.
     SIGTERM and SIGINT set `kit.stop`; a second one ends the process at once. `signals=False` leaves them alone (tests).
 
     Raises:

@@ -1,4 +1,4 @@
-"""The ports of `contracts.md`, before `MILLRACE_PORT_OFFSET` is added."""
+"""The ports of our processes and their neighbours, before `MILLRACE_PORT_OFFSET` is added."""
 
 from collections.abc import Mapping
 from typing import Final

@@ -150,7 +150,7 @@ class ProcessSettings(BaseSettings):
     )
 
     def port(self, base: int) -> int:
-        """A port of `contracts.md`, moved by the offset."""
+        """A port of `servicekit.ports`, moved by the offset."""
         return base + self.port_offset
 
 

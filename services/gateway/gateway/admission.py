@@ -1,4 +1,4 @@
-"""Refuses by the time left, never by a counter: the event loop's own queue shows in nothing else (serving.md, 2)."""
+"""Refuses by the time left, never by a counter: the event loop's own queue shows in nothing else."""
 
 import asyncio
 from collections import deque

@@ -1,4 +1,4 @@
-"""Stops asking a dependency that fails, and finds out by single probes when it is back (serving.md, section 6)."""
+"""Stops asking a dependency that fails, and finds out by single probes when it is back."""
 
 from collections import deque
 from collections.abc import Callable

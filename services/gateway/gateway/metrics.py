@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from gateway.errors import Reason
 from gateway.query import Rung
 
-# 0.05 ms to 1 s; the stage caps of serving.md section 1 (1, 3, 28, 50 ms) lie between edges.
+# 0.05 ms to 1 s; what the stages of a 50 ms request may take (1, 3, 28, 50 ms) lies at or beside an edge.
 _BUCKETS_S = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.15, 0.3, 1.0)
 
 

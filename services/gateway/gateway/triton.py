@@ -19,7 +19,7 @@ from gateway.query import Floats, Ints
 METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 MAX_IN_FLIGHT: Final = 64
 _OPTIONS: Final = (
-    # A stopped peer is found in 1.5 s; without ping_timeout_ms it was not in 40 s (serving.md, section 2).
+    # A stopped peer is found in 1.5 s; without ping_timeout_ms it was not in 40 s.
     ("grpc.keepalive_time_ms", 1_000),
     ("grpc.keepalive_timeout_ms", 500),
     ("grpc.http2.ping_timeout_ms", 500),

@@ -1,4 +1,4 @@
-"""Which of two rows wins. The place of the version in the header is part of the row's format (`contracts.md`)."""
+"""Which of two rows wins. The place of the version in the header is part of the row's format (`definitions.packed`)."""
 
 import struct
 from typing import Final
