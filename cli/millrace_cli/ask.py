@@ -14,6 +14,7 @@ from millrace_cli.stack import Json
 
 if TYPE_CHECKING:
     from millrace.client import Ranking
+    from pipelines.journal import Loaded
 
     from millrace_cli.settings import Settings
 
@@ -28,6 +29,7 @@ At = Annotated[
     ),
 ]
 Deadline = Annotated[int, typer.Option(min=5, help="Deadline of the request in milliseconds.")]
+_MAX_TIME_US = 253_402_300_800 * 1_000_000  # end of the year 9999, the log's bound
 DEADLINE_MS = 500  # a person waits, and the first request of a process pays for its connection
 
 
@@ -67,13 +69,12 @@ def _ask(
     spec = environment.usecase(settings, usecase)
     with environment.translated():
         loaded = journal.read(settings.home, spec.name)
-    shifted = () if loaded is None else loaded.shifted_ids
     time_us = event_time_us(at, None if loaded is None else loaded.newest_us)
-    user_id = own_id(user, "user", shifted="user_id" in shifted)
+    user_id = own_id(user, "user", "user_id", loaded)
     item_ids = None
     if items is not None:
         parts = [part.strip() for part in items.split(",") if part.strip()]
-        item_ids = [own_id(part, "--items", shifted="item_id" in shifted) for part in parts]
+        item_ids = [own_id(part, "--items", "item_id", loaded) for part in parts]
     ranking = ask(settings, spec.name, user_id, item_ids, limit=limit, time_us=time_us, deadline_s=deadline_ms / 1000)
     catalogue = environment.titles(settings, spec)
     if as_json:
@@ -109,14 +110,17 @@ def ask(
         raise EnvironmentAtFault(f"{exc}; is the stack up? Try: millrace status") from exc
 
 
-def own_id(text: str, field: str, *, shifted: bool) -> int:
-    """The stack's id of an id in the user's own data: integers as loaders take them, text by its stable id."""
+def own_id(text: str, argument: str, column: str, loaded: Loaded | None) -> int:
+    """The stack's id of an id in the user's own data, as its loader took `column` (`user_id`, `item_id`).
+
+    Integers are themselves, text has its stable id; where a column holds both, all of it is text.
+    """
     from millrace.ids import stable_id
 
-    if text.isdecimal():
-        found = int(text) + int(shifted)
+    if text.isdecimal() and (loaded is None or column not in loaded.text_ids):
+        found = int(text) + int(loaded is not None and column in loaded.shifted_ids)
         if found == 0 or found >= 2**64:
-            raise BadInput(f"{field}: {text} is no id; give a number from 1 to 2**64 - 1, or a text")
+            raise BadInput(f"{argument}: {text} is no id; give a number from 1 to 2**64 - 1, or a text")
         return found
     return stable_id(text)
 
@@ -130,16 +134,21 @@ def event_time_us(at: str | None, newest_us: int | None) -> int | None:
         return None if newest_us is None else newest_us + 1
     if at == "now":
         return None
-    if at.lstrip("-").isdecimal():
-        return int(at)
     try:
-        moment = datetime.datetime.fromisoformat(at)
+        time_us = int(at) if at.lstrip("-").isdecimal() else _micros(datetime.datetime.fromisoformat(at))
     except ValueError as exc:
         raise BadInput(
             f"--at {at}: no time; give 2026-01-31, 2026-01-31T12:00:00 (UTC), microseconds since the epoch, or `now`"
         ) from exc
+    if not 0 < time_us < _MAX_TIME_US:
+        raise BadInput(f"--at {at}: not between 1970 and 9999; a plain number means microseconds since the epoch")
+    return time_us
+
+
+def _micros(moment: datetime.datetime) -> int:
+    """Microseconds since the epoch, exactly; without an offset a time is UTC."""
     moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
-    return round(moment.timestamp() * 1_000_000)
+    return (moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(microseconds=1)
 
 
 def as_dict(ranking: Ranking, catalogue: dict[int, tuple[str, str]], user: str, time_us: int | None) -> dict[str, Any]:

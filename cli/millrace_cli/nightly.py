@@ -62,6 +62,7 @@ def run_precompute(
     from pipelines.precompute import precompute as run
     from pipelines.serving_view import item_snapshot, pinned
     from stores.batch import new_run_id, open_batch
+    from stores.batch.rows import run_time_us
     from stores.online import open_online
 
     from pipelines import journal
@@ -70,8 +71,11 @@ def run_precompute(
     loaded = journal.read(settings.home, spec.name)
     now_us = time.time_ns() // 1_000
     time_us = event_time_us(at, None if loaded is None else loaded.newest_us) or now_us
-    if run_id is None:
-        run_id = new_run_id(now_us)
+    run_id = new_run_id(now_us) if run_id is None else run_id
+    try:
+        run_time_us(run_id)
+    except ValueError as exc:
+        raise BadInput(f"--run-id: {exc}") from exc
     cassandra, valkey = (environment.server(settings, name) for name in ("cassandra", "valkey"))
     serving = pinned(settings.kafka, spec.name, settings.bundles)
     layout = layout_of(spec, serving.revision)
@@ -85,8 +89,6 @@ def run_precompute(
         users = len(rows.all_ids())
         bars.stage("score and write users", users)
         generation = run(plan, layout, serving.bundle, rows, items, store, threads=2, progress=bars.advance)
-    except ValueError as exc:
-        raise BadInput(f"--run-id: {exc}") from exc
     finally:
         rows.close()
         store.close()

@@ -16,7 +16,7 @@ class Loaded:
     `source`: its name, or the absolute path of the interactions file, with `items` and `users` beside it. `rows`:
     events of the whole set; those before `tail_from_us` were loaded, the later ones are replay's, and `replayed` says
     whether they came. `newest_us`: the newest event time that the stack has. `shifted_ids`: `user_id`, `item_id` where
-    the file's integers have a 0, so that the stack's are 1 higher.
+    the file's integers have a 0, so that the stack's are 1 higher; `text_ids`: where not all are integers.
     """
 
     usecase: str
@@ -28,6 +28,7 @@ class Loaded:
     tail_from_us: int
     newest_us: int
     shifted_ids: tuple[str, ...]
+    text_ids: tuple[str, ...]
     replayed: bool = False
 
     @property
@@ -65,7 +66,7 @@ def read(home: Path, usecase: str) -> Loaded | None:
     path = path_of(home, usecase)
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        return Loaded(**{**fields, "shifted_ids": tuple(fields["shifted_ids"])})
+        return Loaded(**{**fields, **{name: tuple(fields[name]) for name in ("shifted_ids", "text_ids")}})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as exc:

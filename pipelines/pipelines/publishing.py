@@ -17,12 +17,15 @@ BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class PublishResult:
-    """What is on the log now. `next_offsets`: partition of `interactions` -> 1 + its newest event of this data set."""
+    """What is on the log now. `next_offsets`: partition of `interactions` -> 1 + its newest event of this data set.
+
+    `rejected`: what is not, each record by name, and why.
+    """
 
     items: int
     users: int
     events: int
-    rejected: tuple[Rejected, ...]
+    rejected: tuple[str, ...]
     next_offsets: dict[int, int]
 
 
@@ -49,9 +52,13 @@ def publish_dataset(dataset: Dataset, collector: str, usecase: str, *, progress:
             users = client.put_users(usecase, [_entity(user) for user in dataset.users])
             progress.advance(len(dataset.users))
             progress.stage("publish events", len(dataset.interactions))
-            rejected, next_offsets, accepted = [*items.rejected, *users.rejected], dict[int, int](), 0
+            rejected = [*_named("item", dataset.items, items.rejected), *_named("user", dataset.users, users.rejected)]
+            next_offsets, accepted = dict[int, int](), 0
             for number, answer in enumerate(client.publish_stream(usecase, _batches(dataset.interactions))):
-                rejected += [Rejected(number * BATCH + each.index, each.reason) for each in answer.rejected]
+                rejected += [
+                    f"{_place(dataset.interactions, number * BATCH + each.index)}: {each.reason}"
+                    for each in answer.rejected
+                ]
                 for each in answer.accepted:
                     next_offsets[each.partition] = max(each.offset + 1, next_offsets.get(each.partition, 0))
                 accepted += len(answer.accepted)
@@ -59,6 +66,17 @@ def publish_dataset(dataset: Dataset, collector: str, usecase: str, *, progress:
     except MillraceError as exc:
         raise UnavailableError(f"collector {collector}: {exc}; is the stack up? Try: millrace up") from exc
     return PublishResult(len(items.accepted), len(users.accepted), accepted, tuple(rejected), next_offsets)
+
+
+def _named(kind: str, sent: Sequence[pb.Item | pb.User], rejected: Sequence[Rejected]) -> Iterator[str]:
+    for each in rejected:
+        yield f"{kind} {sent[each.index].external_id or sent[each.index].id}: {each.reason}"
+
+
+def _place(events: EventColumns, row: int) -> str:
+    """An event by what it says: files are sorted on their way, so a row number would lead nowhere."""
+    user, item, time_us = events.user_id[row], events.item_id[row], events.event_time_us[row]
+    return f"event of user {user} on item {item} at {time_us} us"
 
 
 def _batches(events: EventColumns) -> Iterator[Sequence[Event]]:

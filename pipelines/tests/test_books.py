@@ -1,23 +1,30 @@
 """The books that commands keep and check: what was loaded, what was archived, what was published."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from definitions.events import EventColumns
 from millrace.client import Event
+from millrace.collector.v1 import collector_pb2 as pb
+from millrace.collector.v1 import collector_pb2_grpc
+from millrace.events.v1 import events_pb2
 from pipelines.audit import archived_since
-from pipelines.datasets import DataPaths
-from pipelines.errors import BadInputError
+from pipelines.datasets import DataPaths, Dataset
+from pipelines.errors import BadInputError, UnavailableError
 from pipelines.journal import Loaded
-from pipelines.publishing import as_events
+from pipelines.publishing import BATCH, as_events, publish_dataset
 from stores.offline import Lake, app_id
 from stores.offline.rows import interactions_table
 
 from pipelines import journal
 
-LOADED = Loaded("films", "ml-100k", None, None, 0, 100, 90, 89, ("user_id",))
+LOADED = Loaded("films", "ml-100k", None, None, 0, 100, 90, 89, ("user_id",), ("item_id",))
 
 
 def test_the_note_on_a_load_reads_as_it_was_written(tmp_path: Path) -> None:
@@ -95,3 +102,60 @@ def test_columns_become_events_and_lose_nothing() -> None:
     assert set(Event.__dataclass_fields__) == set(names)
     assert {name: getattr(first, name) for name in names} == {name: n for n, name in enumerate(names, 1)}
     assert largest == {name: getattr(second, name) for name in names}
+
+
+class Collector(collector_pb2_grpc.CollectorServiceServicer):
+    """Takes what has an even user or item id, as if it were one partition."""
+
+    def PutItems(self, request: pb.PutItemsRequest, context: grpc.ServicerContext) -> pb.PutItemsResponse:  # noqa: N802
+        return pb.PutItemsResponse(**self._judged([item.id for item in request.items]))
+
+    def PutUsers(self, request: pb.PutUsersRequest, context: grpc.ServicerContext) -> pb.PutUsersResponse:  # noqa: N802
+        return pb.PutUsersResponse(**self._judged([user.id for user in request.users]))
+
+    def PublishStream(  # noqa: N802
+        self, requests: Iterator[pb.PublishRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.PublishResponse]:
+        for request in requests:
+            yield pb.PublishResponse(**self._judged([event.user_id for event in request.events]))
+
+    def _judged(self, ids: list[int]) -> dict[str, Any]:
+        return {
+            "accepted": [{"index": i, "partition": 3, "offset": 10 + i} for i, id_ in enumerate(ids) if id_ % 2 == 0],
+            "rejected": [{"index": i, "reason": "odd"} for i, id_ in enumerate(ids) if id_ % 2],
+        }
+
+
+@pytest.fixture
+def collector() -> Iterator[str]:
+    """host:port of a collector that rejects whatever is odd."""
+    server = grpc.server(ThreadPoolExecutor(2))
+    collector_pb2_grpc.add_CollectorServiceServicer_to_server(Collector(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_what_the_collector_rejects_is_named_by_what_it_says(collector: str) -> None:
+    """Rows are sorted and sent in batches on their way: an index would point at nothing that its owner has."""
+    users = [2] * BATCH + [4, 5, 6]
+    columns = EventColumns.of(
+        len(users), event_id=range(1, len(users) + 1), user_id=users, item_id=range(1, len(users) + 1),
+        event_time_us=range(1, len(users) + 1),
+    )  # fmt: skip
+    items = [events_pb2.Item(id=1, external_id="one"), events_pb2.Item(id=2, external_id="two")]
+    dataset = Dataset(columns, [events_pb2.User(id=3), events_pb2.User(id=4)], items, "test", "")
+
+    result = publish_dataset(dataset, collector, "films")
+
+    assert (1, 1, BATCH + 2, {3: 10 + BATCH}) == (result.items, result.users, result.events, result.next_offsets)
+    assert ("item one: odd", "user 3: odd", "event of user 5 on item 502 at 502 us: odd") == result.rejected
+
+
+def test_a_collector_that_is_not_there_is_the_environments_fault() -> None:
+    """It says what to start."""
+    dataset = Dataset(EventColumns.empty(), [], [events_pb2.Item(id=1)], "test", "")
+
+    with pytest.raises(UnavailableError, match="is the stack up"):
+        publish_dataset(dataset, "127.0.0.1:1", "films")

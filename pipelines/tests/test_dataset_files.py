@@ -91,6 +91,7 @@ def test_text_ids_are_stable_ids_in_every_file(films: UseCase, tmp_path: Path) -
     assert [stable_id("10"), stable_id("x7")] == [item.id for item in data.items]
     assert [stable_id("10")] == data.interactions.item_id.tolist()
     assert [1] == data.interactions.user_id.tolist()
+    assert frozenset({"item_id"}) == data.textual
 
 
 def test_attributes_and_the_stamped_category(films: UseCase, tmp_path: Path) -> None:

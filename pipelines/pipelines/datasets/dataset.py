@@ -39,7 +39,8 @@ class Dataset:
     """Events sorted by time (equal times in a seeded random order), the catalogue, the users.
 
     `interactions` has partition 0 and offsets 0..n-1: it is a log in its own order. `licence` is told to whoever loads
-    it, as are `notes`. `shifted`: which of user_id, item_id were integers with a 0 among them, and so are 1 up.
+    it, as are `notes`. `shifted`: which of user_id, item_id were integers with a 0 among them, and so are 1 up;
+    `textual`: which were not all integers, so that also those that look like one are stable ids of their text.
     """
 
     interactions: EventColumns
@@ -49,6 +50,7 @@ class Dataset:
     licence: str
     notes: tuple[str, ...] = ()
     shifted: frozenset[str] = field(default_factory=frozenset)
+    textual: frozenset[str] = field(default_factory=frozenset)
 
     def part(self, which: npt.NDArray[np.bool_] | slice) -> "Dataset":
         """The same with some of the interactions only; users and items stay."""
@@ -81,7 +83,8 @@ def build_dataset(usecase: UseCase, tables: Tables, *, seed: int = 0) -> Dataset
     )
     events = _events(usecase, tables.interactions, user_ids[0], item_ids[0], catalogue, seed)
     shifted = frozenset(each.name for each in (users, items) if each.shift)
-    return Dataset(events, people, catalogue, tables.source, tables.licence, tables.notes, shifted)
+    textual = frozenset(each.name for each in (users, items) if each.textual)
+    return Dataset(events, people, catalogue, tables.source, tables.licence, tables.notes, shifted, textual)
 
 
 class _Ids:
@@ -90,6 +93,7 @@ class _Ids:
     def __init__(self, name: str) -> None:
         self.name = name
         self.shift = 0
+        self.textual = False
         self._read: list[tuple[Source, pl.Series, Ids, bool]] = []
 
     def read(self, source: Source, column: Column) -> None:
@@ -98,7 +102,8 @@ class _Ids:
 
     def resolved(self) -> list[Ids]:
         """Ids of each file read, in the order read."""
-        if not all(integers for *_, integers in self._read):
+        self.textual = not all(integers for *_, integers in self._read)
+        if self.textual:
             return [np.array([stable_id(text) for text in self.external(i)], np.uint64) for i in range(len(self._read))]
         self.shift = int(any((values == 0).any() for *_, values, _ in self._read))
         return [values + np.uint64(self.shift) for *_, values, _ in self._read]
