@@ -68,6 +68,7 @@ def load(
     source = _source(dataset, interactions, items, users)
     with Bars() as bars:
         outcome = load_into_stack(settings, spec, source, share=share, seed=seed, bars=bars)
+    (settings.home / environment.DEMO_MARK).unlink(missing_ok=True)  # from here on it is somebody's own
     done = outcome.published
     figures = {
         "usecase": spec.name,
@@ -75,7 +76,7 @@ def load(
         "events": done.events,
         "items": done.items,
         "users": done.users,
-        "rejected": [{"index": each.index, "reason": each.reason} for each in done.rejected],
+        "rejected": done.rejected,
         "tail": len(outcome.tail.interactions),
         "visible_s": round(outcome.visible_s, 3),
         "seconds": round(outcome.seconds, 2),
@@ -84,7 +85,7 @@ def load(
         output.emit(figures, home=settings.home)
         return
     for each in done.rejected[:10]:
-        output.err.print(f"rejected: record {each.index}: {each.reason}", style="yellow", markup=False, highlight=False)
+        output.err.print(f"rejected: {each}", style="yellow", markup=False, highlight=False)
     output.out.print(
         f"{done.events:,} events, {done.items:,} items and {done.users:,} users of {outcome.dataset.source} are on the "
         f"log, in the features and in the lake ({outcome.seconds:.1f} s); {len(done.rejected)} rejected; "
@@ -120,7 +121,7 @@ def load_into_stack(
 
     begun = time.monotonic()
     with environment.translated():
-        whole = load_dataset(source, spec, cache=settings.home / "dist" / "datasets", seed=seed, progress=bars)
+        whole = load_dataset(source, spec, cache=settings.datasets, seed=seed, progress=bars)
         times = whole.interactions.event_time_us
         tail_from_us = _tail_from(times, share)
         head, tail = whole.part(times < tail_from_us), whole.part(times >= tail_from_us)
@@ -141,6 +142,7 @@ def load_into_stack(
                 tail_from_us=tail_from_us,
                 newest_us=int(head.interactions.event_time_us.max(initial=0)),
                 shifted_ids=tuple(sorted(whole.shifted)),
+                text_ids=tuple(sorted(whole.textual)),
             ),
         )
     return LoadOutcome(whole, tail, published, visible_s, time.monotonic() - begun)
@@ -209,7 +211,7 @@ def replay_tail(
 
     if tail is None:
         whole = load_dataset(
-            loaded.dataset, spec, cache=settings.home / "dist" / "datasets", seed=loaded.seed, progress=bars
+            loaded.dataset, spec, cache=settings.datasets, seed=loaded.seed, progress=bars
         )
         tail = whole.part(whole.interactions.event_time_us >= loaded.tail_from_us)
     events = tail.interactions.take(slice(0, limit))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 USECASE = "movies"
 STATE = ("data", "lake", "bundles", "models", "mlflow")  # what a demo makes, and its next run begins without
-MARK = "demo.json"
+OWN = ("data/loaded", "lake", "bundles")  # what a stack holds that somebody has used
 ONLINE_GAP = 0.004
 PARITY = 1e-5
 ARCHIVED_S = 20.0
@@ -92,14 +92,13 @@ def demo(
 
 
 def _begin_anew(settings: Settings) -> None:
-    """Take a former demo's state away. Never somebody's own: a home with loaded data and no mark of ours is refused."""
-    mark = settings.home / MARK
-    loaded = sorted((settings.home / "data" / "loaded").glob("*.json"))
-    if loaded and not mark.exists():
+    """Take a former demo's state away. Never somebody's own: archived data or models without our mark are refused."""
+    mark = settings.home / environment.DEMO_MARK
+    own = [name for name in OWN if any((settings.home / name).glob("*"))]
+    if own and not mark.exists():
         raise BadInput(
-            f"{settings.home} holds data that was loaded without the demo ({', '.join(each.stem for each in loaded)}); "
-            "the demo begins with an empty stack: give it another MILLRACE_HOME and MILLRACE_PORT_OFFSET, or remove "
-            "that folder"
+            f"{settings.home} holds data that the demo did not make ({', '.join(own)}); the demo begins with an empty "
+            "stack: give it another MILLRACE_HOME and MILLRACE_PORT_OFFSET, or remove that folder"
         )
     stack.down()
     for name in STATE:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from millrace_cli.settings import Settings
 
+DEMO_MARK: Final = "demo.json"  # in a home whose state the demo made, and may take away
 FLUSH_S: Final = 60.0
 SETTLE_S: Final = 120.0  # a whole data set may lie before the last event
 
@@ -190,6 +191,5 @@ def server(settings: Settings, name: str) -> str | None:
 def repository(settings: Settings) -> Repository:
     """Triton's repository of this stack, with the templates that deploy fills in."""
     from pipelines.triton_repository import Repository
-    from servicekit.settings import checkout_root
 
-    return Repository(settings.models, checkout_root() / "infra" / "triton")
+    return Repository(settings.models, settings.triton_templates, settings.triton_profile)

@@ -69,13 +69,13 @@ def train_bundle(
     if dataset is None:
         environment.flush_archiver(settings)
     else:
-        source = load_dataset(dataset, spec, cache=settings.home / "dist" / "datasets", seed=seed, progress=bars)
+        source = load_dataset(dataset, spec, cache=settings.datasets, seed=seed, progress=bars)
     return run(
         spec,
         source,
         bundles=settings.bundles,
         lake=lake,
-        mlflow=settings.home / "mlflow",
+        mlflow=settings.mlflow,
         holdout=holdout,
         seed=seed,
         progress=bars,

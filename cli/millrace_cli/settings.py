@@ -6,13 +6,13 @@ from functools import cache
 from pathlib import Path
 
 from local_stack.service import ServiceSpec
+from pipelines.settings import Settings as BatchSettings
 from pydantic import Field
 from servicekit import ports
 from servicekit.settings import (
     PREFIX,
     Endpoint,
     Folder,
-    ProcessSettings,
     declared_names,
     problems,
     under_home,
@@ -27,7 +27,7 @@ SERVICES = {"collector": 3, "features": 3, "archiver": 3, "gateway": 4}
 _NOT_PASSED_ON = {f"{PREFIX}{name}" for name in ("GRPC_PORT", "METRICS_PORT", "BIND", "REPLICA", "REPLICAS")}
 
 
-class Settings(ProcessSettings):
+class Settings(BatchSettings):
     """What the command reads from its environment. It passes on what the services declare."""
 
     valkey: Endpoint | None = Field(
@@ -36,12 +36,6 @@ class Settings(ProcessSettings):
     cassandra: Endpoint | None = Field(
         default=None, description="host:port of a Cassandra that somebody else runs; unset = our own."
     )
-    triton: Endpoint | None = Field(
-        default=None, description="host:port (gRPC) of a Triton that somebody else runs; unset = our own."
-    )
-    lake: Folder = Field(default_factory=under_home("lake"), description="Folder of the offline tables.")
-    models: Folder = Field(default_factory=under_home("models"), description="Triton's model repository.")
-    bundles: Folder = Field(default_factory=under_home("bundles"), description="Folder of the model bundles.")
     checkpoints: Folder = Field(
         default_factory=under_home("data/checkpoints"), description="Folder of the features service's checkpoints."
     )
