@@ -14,7 +14,7 @@ pytestmark = pytest.mark.real
 def test_kafka_takes_every_declared_topic_once(kafka: str) -> None:
     """Creating the topics again changes nothing, so `up` can always do it."""
     declared = topics.declared_topics(checkout_root() / "infra" / "kafka" / "topics.yaml", ["first", "second"])
-    own = [topic for topic in declared if "." in topic.name]  # the shared ones may be there: the broker is the session's
+    own = [topic for topic in declared if "." in topic.name]  # the session may have made the shared ones
 
     created = topics.create_topics(kafka, own)
 
