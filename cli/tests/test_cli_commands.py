@@ -168,19 +168,26 @@ def test_each_broken_promise_fails_the_demo_by_name(broken: dict[str, Any], said
 
 
 @pytest.mark.parametrize(
-    "own", ["data/loaded/shop.json", "lake/shop/interactions/x.parquet", "bundles/shop/1/manifest.json"]
+    ("own", "named"),
+    [
+        ("data/loaded/shop.json", "(data/loaded)"),
+        ("lake/shop/interactions/x.parquet", "(lake)"),
+        ("bundles/shop/1/manifest.json", "(bundles)"),
+    ],
 )
-def test_the_demo_never_takes_away_what_is_not_its_own(run: Callable[..., Any], tmp_path: Path, own: str) -> None:
-    """Exit 2 names what is there and the way out; nothing is touched."""
-    path = tmp_path / own
+def test_the_demo_never_takes_away_what_is_not_its_own(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, own: str, named: str
+) -> None:
+    """It names what is there and the way out; nothing is touched."""
+    monkeypatch.setattr("millrace_cli.stack.down", lambda: None)  # there is no stack
+    path = settings.home / own
     path.parent.mkdir(parents=True)
     path.write_text("{}")
 
-    done = run("demo", MILLRACE_HOME=str(tmp_path))
+    with pytest.raises(BadInput, match="another MILLRACE_HOME") as refused:
+        demo._begin_anew(settings)
 
-    assert 2 == done.code
-    assert f"({'/'.join(own.split('/')[: 2 if own.startswith('data') else 1])})" in done.stderr
-    assert "another MILLRACE_HOME" in done.stderr
+    assert named in str(refused.value)
     assert path.read_text() == "{}"
 
 
