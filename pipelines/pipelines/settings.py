@@ -5,35 +5,36 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-from servicekit.settings import Endpoint, Folder, ProcessSettings, in_checkout, under_home
+from servicekit.settings import Endpoint, Folder, FolderOrUri, ProcessSettings, in_checkout, under_home
+
+TritonProfile = Literal["python", "onnxruntime_cpu", "onnxruntime_gpu"]
+"""`python`: native Triton, whose wheel has no ONNX backend. The others: NVIDIA's image."""
 
 
 class Settings(ProcessSettings):
-    """What a batch job (training, deploy, precompute) reads from its environment."""
+    """What batch work (training, deploy, precompute) reads from its environment; the command adds to it."""
 
-    lake: str | None = Field(None, description="Folder or URI of the offline store; unset = MILLRACE_HOME/lake.")
+    lake: FolderOrUri = Field(default_factory=under_home("lake"), description="Folder or URI of the offline tables.")
     models: Folder = Field(default_factory=under_home("models"), description="Triton's model repository.")
-    bundles: Folder = Field(default_factory=under_home("bundles"), description="Folder of model bundles.")
+    bundles: Folder = Field(default_factory=under_home("bundles"), description="Folder of the model bundles.")
     mlflow: Folder = Field(
         default_factory=under_home("mlflow"), description="Folder of MLflow's database and artifacts."
     )
     datasets: Folder = Field(
         default_factory=under_home("dist/datasets"), description="Folder where downloaded data sets are kept."
     )
-    triton: Endpoint | None = Field(None, description="host:port of Triton's gRPC; unset = models run in the gateway.")
-    triton_profile: Literal["python", "onnxruntime_cpu", "onnxruntime_gpu"] = Field(
-        "python",
-        description="Backend that deploy configures: `python` for the native Triton, others for NVIDIA's image.",
+    triton: Endpoint | None = Field(
+        default=None, description="host:port (gRPC) of a Triton that somebody else runs; unset = our own."
+    )
+    triton_profile: TritonProfile = Field(
+        default="python",
+        description="Backend that deploy configures: `python` for the native Triton, `onnxruntime_cpu` or "
+        "`onnxruntime_gpu` for NVIDIA's image.",
     )
     triton_templates: Folder = Field(
         default_factory=in_checkout("infra/triton"),
         description="Folder of Triton's configuration template and wrapper.",
     )
-
-    @property
-    def lake_root(self) -> str:
-        """Where the offline store is."""
-        return self.lake or str(self.home / "lake")
 
 
 def quiet_mlflow(folder: Path) -> None:

@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import Literal
 
 from bundle import Bundle, Manifest, TensorSpec
 
 from pipelines.errors import DeployError
-
-Profile = Literal["python", "onnxruntime_cpu", "onnxruntime_gpu"]
-"""`python`: native Triton, whose wheel has no ONNX backend. The others: NVIDIA's image."""
+from pipelines.settings import TritonProfile
 
 _TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
 _CONFIG = "config.pbtxt"
@@ -26,7 +23,7 @@ class Repository:
 
     root: Path
     templates: Path
-    profile: Profile = "python"
+    profile: TritonProfile = "python"
 
     def versions(self, name: str) -> list[int]:
         """Versions on disk, ascending."""

@@ -10,7 +10,8 @@ from pipelines.errors import DeployError
 from pipelines.export.graphs import export_linear
 from pipelines.training.encoding import CodeGroup, Encoder
 from pipelines.training.linear import LinearModel
-from pipelines.triton_repository import Profile, Repository
+from pipelines.settings import TritonProfile
+from pipelines.triton_repository import Repository
 from servicekit.settings import checkout_root
 from tritonclient.grpc import model_config_pb2
 
@@ -37,7 +38,7 @@ def make_bundle(folder: Path, version: int = 1, bias: float = 0.0) -> Bundle:
     return load_bundle(target)
 
 
-def repository(folder: Path, profile: Profile = "python") -> Repository:
+def repository(folder: Path, profile: TritonProfile = "python") -> Repository:
     return Repository(folder / "models", checkout_root() / "infra" / "triton", profile)
 
 
@@ -78,7 +79,7 @@ def test_the_configuration_is_what_triton_parses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("profile", "kind"), [("onnxruntime_cpu", "KIND_CPU"), ("onnxruntime_gpu", "KIND_GPU")])
-def test_the_image_runs_the_graph_itself(tmp_path: Path, profile: Profile, kind: str) -> None:
+def test_the_image_runs_the_graph_itself(tmp_path: Path, profile: TritonProfile, kind: str) -> None:
     """No Python backend in production; on a GPU each padded size is warmed."""
     models = repository(tmp_path, profile)
     bundle = make_bundle(tmp_path)

@@ -68,6 +68,10 @@ def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
+def _folder_or_uri(value: object) -> object:
+    return value if isinstance(value, str) and "://" in value else str(_absolute(Path(str(value))))
+
+
 def _split(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -97,6 +101,7 @@ def refused_in_production(why: str, when: Callable[[Any], bool] = bool) -> After
 
 
 Folder = Annotated[Path, AfterValidator(_absolute)]
+FolderOrUri = Annotated[str, BeforeValidator(_folder_or_uri)]  # a Path would take one slash out of `s3://`
 Endpoint = Annotated[str, AfterValidator(_is_endpoint)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 

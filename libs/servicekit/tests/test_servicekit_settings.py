@@ -8,6 +8,7 @@ import pytest
 from pydantic import Field, SecretStr
 from servicekit.settings import (
     PREFIX,
+    FolderOrUri,
     ProcessSettings,
     checkout_root,
     declared_names,
@@ -101,6 +102,22 @@ def test_defaults_follow_home_and_offset(environment: pytest.MonkeyPatch, tmp_pa
 
     assert (tmp_path / "lake", 50252, "127.0.0.1:9292") == (settings.lake, settings.grpc_port, settings.kafka)
     assert ("movies", "usecases/shop.yaml") == settings.usecases
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("s3://bucket/lake", "s3://bucket/lake"), ("/data/lake", "/data/lake"), ("lake", str(Path.cwd() / "lake"))],
+)
+def test_tables_may_lie_in_an_object_store(environment: pytest.MonkeyPatch, given: str, expected: str) -> None:
+    """A URI stays as it is; a folder becomes absolute, since processes have other working directories."""
+
+    class Tables(Example):
+        tables: FolderOrUri = Field(default_factory=under_home("tables"), description="Where tables are.")
+
+    assert str(checkout_root() / ".millrace" / "tables") == load_settings(Tables).tables
+    environment.setenv("MILLRACE_TABLES", given)
+
+    assert expected == load_settings(Tables).tables
 
 
 def test_an_empty_variable_is_as_an_unset_one(environment: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,13 @@
 from typing import Self
 
 from pydantic import Field, model_validator
-from servicekit.settings import Folder, ProcessSettings, under_home
+from servicekit.settings import FolderOrUri, ProcessSettings, under_home
 
 
 class Settings(ProcessSettings):
     """What the archiver reads from its environment."""
 
-    lake: Folder = Field(default_factory=under_home("lake"), description="Folder of the Delta tables.")
+    lake: FolderOrUri = Field(default_factory=under_home("lake"), description="Folder or URI of the Delta tables.")
     replica: int = Field(default=0, ge=0, description="This replica, from 0; partition p belongs to p mod replicas.")
     replicas: int = Field(default=1, ge=1, description="How many replicas share the partitions.")
     commit_s: float = Field(default=30.0, ge=0.1, le=600, description="Longest time between two commits of a table.")
