@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from millrace_cli.settings import Settings
 
 _READ_S = 5.0  # nobody waits for a single answer here
+_DAY_US = 86_400_000_000
 
 
 def precompute(
@@ -27,14 +28,18 @@ def precompute(
     at: At = None,
     run_id: Annotated[
         str | None,
-        typer.Option(help="Generation: 20260131T020000Z or 20260131T020000Z-name; by default the time now."),
+        typer.Option(
+            help="Generation: 20260131T020000Z or 20260131T020000Z-name; `today` is this UTC day at 00:00:00; "
+            "by default the time now."
+        ),
     ] = None,
     length: Annotated[int, typer.Option(min=1, max=1000, help="Items in each list.")] = 100,
     json: Json = False,
 ) -> None:
     """Score every user with the model that serves, write a generation, verify it, and show it to readers.
 
-    A run that was cut off continues under the same --run-id; a finished one changes nothing.
+    A run that was cut off continues under the same --run-id (`today` names it again until midnight UTC); a finished one
+    changes nothing.
     """
     from millrace_cli.settings import load
 
@@ -53,6 +58,18 @@ def precompute(
     )
 
 
+def generation_id(asked: str | None, now_us: int) -> str:
+    """The run id asked for; the time now where none is, and the UTC day's beginning for `today`.
+
+    A nightly job that is tried again the same day so continues its generation instead of beginning another.
+    """
+    from stores.batch import new_run_id
+
+    if asked is None:
+        return new_run_id(now_us)
+    return new_run_id(now_us - now_us % _DAY_US) if asked == "today" else asked
+
+
 def run_precompute(
     settings: Settings, spec: UseCase, *, at: str | None, run_id: str | None, length: int, bars: Bars
 ) -> dict[str, Any]:
@@ -61,7 +78,7 @@ def run_precompute(
     from pipelines.precompute import Plan
     from pipelines.precompute import precompute as run
     from pipelines.serving_view import item_snapshot, pinned
-    from stores.batch import new_run_id, open_batch
+    from stores.batch import open_batch
     from stores.batch.rows import run_time_us
     from stores.online import open_online
 
@@ -71,7 +88,7 @@ def run_precompute(
     loaded = journal.read(settings.home, spec.name)
     now_us = time.time_ns() // 1_000
     time_us = event_time_us(at, None if loaded is None else loaded.newest_us) or now_us
-    run_id = new_run_id(now_us) if run_id is None else run_id
+    run_id = generation_id(run_id, now_us)
     try:
         run_time_us(run_id)
     except ValueError as exc:
