@@ -523,6 +523,25 @@ def test_gpus_are_of_prod_only() -> None:
     assert "nvidia.com/gpu" not in limits["local"]
 
 
+def test_deploy_configures_the_triton_that_is_there() -> None:
+    """The image has NVIDIA's ONNX backend; what is written for another device, or for our Python backend, does not load."""
+    found = {}
+    for overlay in OVERLAYS:
+        objects = list(render(overlay))
+        (container,) = containers(find(objects, "CronJob", "deploy"))
+        found[overlay] = environment(container, objects)["MILLRACE_TRITON_PROFILE"]
+
+    assert {"local": "onnxruntime_cpu", "prod": "onnxruntime_gpu"} == found
+
+
+def test_a_retry_of_the_nightly_job_continues_its_generation() -> None:
+    """Each try has a time of its own; the day is the same."""
+    (container,) = containers(find(list(render("prod")), "CronJob", "precompute"))
+    arguments = container["args"]
+
+    assert "today" == arguments[arguments.index("--run-id") + 1]
+
+
 def test_production_takes_no_development_convenience() -> None:
     """Request time is for replays; the setting says so in `local` only."""
     found = {}
