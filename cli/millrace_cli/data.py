@@ -210,9 +210,7 @@ def replay_tail(
     from pipelines import journal
 
     if tail is None:
-        whole = load_dataset(
-            loaded.dataset, spec, cache=settings.datasets, seed=loaded.seed, progress=bars
-        )
+        whole = load_dataset(loaded.dataset, spec, cache=settings.datasets, seed=loaded.seed, progress=bars)
         tail = whole.part(whole.interactions.event_time_us >= loaded.tail_from_us)
     events = tail.interactions.take(slice(0, limit))
     if not len(events):
