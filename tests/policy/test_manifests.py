@@ -524,7 +524,7 @@ def test_gpus_are_of_prod_only() -> None:
 
 
 def test_deploy_configures_the_triton_that_is_there() -> None:
-    """The image has NVIDIA's ONNX backend; what is written for another device, or for our Python backend, does not load."""
+    """What is written for another device, or for our Python backend, does not load in NVIDIA's image."""
     found = {}
     for overlay in OVERLAYS:
         objects = list(render(overlay))
