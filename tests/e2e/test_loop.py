@@ -199,13 +199,15 @@ def test_the_text_says_what_the_data_says(begun: Begun) -> None:
 def test_a_ranking_at_a_time_is_the_models_on_the_features_of_that_time(loop: Loop, begun: Begun) -> None:
     """`--at` moves windows, decays and ages; what is served equals what the lake and the bundle say, score by score."""
     items = list(range(1, 41))
-    asked = ("rank", str(begun.user), "--items", ",".join(map(str, items)), "--limit", "40")
-    end_us = int(loop.log().events.event_time_us.max()) + 1
+    events = loop.log().events
+    newest = int(events.event_time_us.argmax())  # of a user whose last hour is full of events
+    user, end_us = int(events.user_id[newest]), int(events.event_time_us[newest]) + 1
+    asked = ("rank", str(user), "--items", ",".join(map(str, items)), "--limit", "40")
     answers = [loop(*asked, "--at", at) for at in (str(end_us), "1999-06-01")]
 
     for answer, at_us in zip(answers, (end_us, JUNE_1999_US), strict=True):
         served = {item["item_id"]: item["score"] for item in answer["items"]}
-        expected = loop.offline(begun.version, begun.user, items, at_us)
+        expected = loop.offline(begun.version, user, items, at_us)
         assert ("MODEL", begun.version, at_us) == (answer["served_by"], answer["model_version"], answer["at_us"])
         assert expected == pytest.approx([served[item] for item in items], abs=PARITY)
         assert sorted(served.values(), reverse=True) == [item["score"] for item in answer["items"]]
