@@ -1,13 +1,21 @@
 """One suite for every broker: what `servicekit.kafka` promises of the log, on the embedded broker and on Kafka."""
 
+import gc
 import itertools
+import os
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from kafka import KafkaProducer
+from kafka.errors import KafkaTimeoutError
+from local_stack import process
+from local_stack.components.tansu import tansu
+from local_stack.home import Home
+from local_stack.ports import Ports
 from local_stack.topics import create_topics, declared_topics
 from servicekit import errors, kafka
 from servicekit.topics import id_key, topic
@@ -175,3 +183,45 @@ def test_an_offset_that_the_log_does_not_have_is_refused(broker: str, usecase: s
         kafka.assign(consumer, name, {0: 1})
         with pytest.raises(errors.OffsetGone, match=r"offset 2 is not on the log"):
             kafka.assign(consumer, name, {0: 2})
+
+
+@pytest.fixture
+def mortal_broker(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """`host:port` of a broker of this test alone, and how to kill it."""
+    ports = Ports.free()
+    home = Home(tmp_path)
+    home.make()
+    run = process.start(tansu(ports), home, os.environ)
+    process.await_ready(run, DEADLINE_S)
+
+    def kill() -> None:
+        os.killpg(run.pid, signal.SIGKILL)
+        until(lambda: run.process() is None)
+
+    yield f"127.0.0.1:{ports.kafka}", kill
+    process.stop(run, home)
+
+
+# kafka-python leaves the socket of a refused try to the garbage collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_record_fails_in_time_also_where_its_producer_waits_for_an_id(
+    mortal_broker: tuple[str, Callable[[], None]],
+) -> None:
+    """Else a dead broker would go unnoticed, and what is sent to it would pile up. Closing ends the wait too."""
+    address, kill = mortal_broker
+    create_topics(address, declared_topics(TOPICS, ["mortal"]))
+    producer = kafka.make_producer(address, delivery_timeout_s=1.0)
+    producer.send(topic("mortal", "interactions"), value=b"v").get(DEADLINE_S)
+    kill()
+    producer._transaction_manager.reset_producer_id()  # as kafka-python does where a sent batch expires
+
+    for _ in range(2):
+        with pytest.raises(KafkaTimeoutError, match="expired"):
+            producer.send(topic("mortal", "interactions"), value=b"v").get(5.0)
+    waits = producer.send(topic("mortal", "interactions"), value=b"v")
+    producer.close(timeout=0)
+    until(lambda: waits.is_done)
+
+    assert waits.failed()
+    until(lambda: not producer._sender.is_alive())
+    gc.collect()  # those sockets, within this test

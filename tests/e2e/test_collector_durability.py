@@ -3,7 +3,6 @@
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -62,7 +61,8 @@ class Collector:
     """The real process."""
 
     def __init__(self, kafka: str, home: Path) -> None:
-        self.grpc_port, self._metrics_port = free_port(), free_port()
+        ports = Ports.free()
+        self.grpc_port, self._metrics_port = ports.collector, ports.collector_metrics
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")} | {
             "MILLRACE_HOME": str(home),
             "MILLRACE_KAFKA": kafka,
@@ -120,12 +120,6 @@ class Publisher(threading.Thread):
         self._stopping.set()
         self.join(10)
         self._client.close()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -198,7 +192,7 @@ def test_a_collector_without_a_broker_says_so_and_ends(tmp_path: Path) -> None:
     """Exit code 3: the environment's fault, a retry may help."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")} | {
         "MILLRACE_HOME": str(tmp_path),
-        "MILLRACE_KAFKA": f"127.0.0.1:{free_port()}",
+        "MILLRACE_KAFKA": f"127.0.0.1:{Ports.free().kafka}",
         "MILLRACE_METRICS_PORT": "0",
         "MILLRACE_CONNECT_S": "0.5",
     }

@@ -28,6 +28,15 @@ def test_an_offset_that_would_collide_is_refused(offset: int) -> None:
         Ports.at(offset)
 
 
+def test_free_ports_are_distinct_and_no_outgoing_connection_gets_one() -> None:
+    """A killed broker must find its port free when it comes back, whoever connected meanwhile."""
+    free = list(Ports.free().all().values())
+
+    assert len(set(free)) == len(free)
+    assert all(is_free(port) for port in free)
+    assert max(free) < 32_768  # where the range of outgoing connections begins on Linux; on macOS it is 49152
+
+
 def test_a_busy_port_names_its_holder() -> None:
     """The first question of everybody whose start fails is: who?"""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -153,6 +153,18 @@ def test_unavailable_is_retried_with_the_same_event_id(events: EventClient, serv
     assert 3 == len(servers.requests)
 
 
+def test_a_retry_that_runs_out_of_time_leaves_the_answer_that_there_was(events: EventClient, servers: Servers) -> None:
+    """That the log is away tells more than that the last try was too short."""
+    servers.failures = [
+        (grpc.StatusCode.UNAVAILABLE, "the log is away"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "5 ms are left"),
+    ]
+
+    with pytest.raises(Unavailable, match="the log is away"):
+        events.publish("movies", [event()])
+    assert 2 == len(servers.requests)
+
+
 @pytest.mark.parametrize(
     ("code", "error"),
     [

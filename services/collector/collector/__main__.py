@@ -96,9 +96,10 @@ def _register(servicer: CollectorServicer, server: grpc.aio.Server) -> list[str]
 
 
 async def _probe(log: KafkaLog, name: str) -> None:
-    """While the log is down this process is not ready, so no traffic would notice its return."""
+    """Notice without traffic that the log is away, and that it is back: while it is, this process gets none."""
     while True:
         await asyncio.sleep(PROBE_EVERY_S)
+        log.watch()
         if not log.is_up:
             await log.probe(name)
 

@@ -20,7 +20,7 @@ from collector.metrics import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("collector.kafka_log")
 
-STALLED_S: Final = 3.0  # a batch older than this means that the broker is not answering, whatever its caller's deadline
+STALLED_S: Final = 3.0  # a batch unsettled for longer means a broker that is away, whatever its caller's deadline
 
 
 class KafkaLog:
@@ -50,6 +50,7 @@ class KafkaLog:
         self._max_in_flight = max_in_flight
         self._on_state = on_state
         self._in_flight = 0
+        self._unsettled: dict[_Batch, None] = {}  # oldest first; no set: those have no order
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         # One thread: sending is CPU work and may block for metadata, and records keep the order of their requests.
         self._sender = ThreadPoolExecutor(1, thread_name_prefix="produce")
@@ -67,14 +68,14 @@ class KafkaLog:
         await self._take(len(records), budget_s, wait=wait)
         loop = asyncio.get_running_loop()
         batch = _Batch(len(records), loop, self._settle)
+        self._unsettled[batch] = None
         ends = began + budget_s
         self._sender.submit(self._send, topic, records, batch, ends)
         try:
             async with asyncio.timeout(max(0.0, ends - time.monotonic())):
                 failure = await asyncio.shield(batch.settled)
         except TimeoutError:
-            if batch.age_s() > STALLED_S:
-                self._note(is_up=False)
+            self.watch()
             self._metrics.log_failed()
             raise LogDown(f"the log did not acknowledge within {budget_s:.3f} s; send them again as they are") from None
         if failure is not None:
@@ -84,6 +85,12 @@ class KafkaLog:
             ) from failure
         self._metrics.appended(time.monotonic() - began)
         return batch.places()
+
+    def watch(self) -> None:
+        """Note that the broker is away where a batch waits for too long, also one that its caller has given up."""
+        oldest = next(iter(self._unsettled), None)
+        if oldest is not None and oldest.age_s() > STALLED_S:
+            self._note(is_up=False)
 
     async def probe(self, topic: str) -> bool:
         """Ask the broker for `topic`'s end; notes and returns whether it answered."""
@@ -104,11 +111,14 @@ class KafkaLog:
         """Send what is buffered, waiting up to `timeout_s`; blocks."""
         self._sender.shutdown(wait=True, cancel_futures=True)
         self._prober.shutdown(wait=False, cancel_futures=True)
+        if self._producer is None:
+            return
         try:
-            with kafka.translated("closing the producer"):
-                self._producer.close(timeout=timeout_s)
+            with kafka.translated("flushing the producer"):
+                self._producer.flush(timeout=timeout_s)
         except kit_errors.LogError as exc:
             log.warning("records left unsent; their callers were told UNAVAILABLE", error=str(exc))
+        self._producer.close(timeout=0)
 
     async def _take(self, count: int, budget_s: float, *, wait: bool) -> None:
         """Reserve room for `count` records, in the order of asking; a batch larger than all the room passes alone."""
@@ -164,6 +174,7 @@ class KafkaLog:
 
     def _settle(self, batch: "_Batch") -> None:
         """In the event loop, once all records of a batch are placed or failed."""
+        del self._unsettled[batch]
         self._release(batch.size)
         if (failure := batch.failure) is None:
             self._note(is_up=True)

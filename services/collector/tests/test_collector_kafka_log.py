@@ -35,6 +35,10 @@ class Producer:
         self.sent.release()
         return self.waiting[-1]
 
+    def flush(self, **_: object) -> None:
+        if self.waiting:
+            raise kafka_errors.KafkaTimeoutError("records wait")
+
     def close(self, **_: object) -> None:
         self.closed = True
 
@@ -174,6 +178,36 @@ async def test_a_send_that_raises_fails_the_batch(bench: Bench) -> None:
 
     with pytest.raises(LogDown, match="no metadata"):
         await bench.log.append("t", RECORDS, 5.0, wait=False)
+
+
+async def test_a_silent_broker_is_noticed_whatever_the_callers_deadlines(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each caller gives up long before the stall shows: what counts is the age of the oldest batch unsettled."""
+    monkeypatch.setattr("collector.kafka_log.STALLED_S", 0.1)
+    for _ in range(2):
+        with pytest.raises(LogDown, match="acknowledge"):
+            await bench.log.append("t", RECORDS[:1], 0.06, wait=False)
+
+    assert [True, False] == bench.states
+
+
+async def test_a_silent_broker_is_noticed_without_callers(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watch between requests; once all is settled there is nothing to notice."""
+    monkeypatch.setattr("collector.kafka_log.STALLED_S", 0.05)
+    with pytest.raises(LogDown, match="acknowledge"):
+        await bench.log.append("t", RECORDS, 0.01, wait=False)
+    bench.log.watch()
+    assert [True] == bench.states
+
+    await asyncio.sleep(0.06)
+    bench.log.watch()
+    assert [True, False] == bench.states
+
+    await bench.producers[0].settle(3, at)
+    await asyncio.sleep(0.01)
+    bench.log.watch()
+    assert [True, False, True] == bench.states
 
 
 async def test_a_late_success_brings_the_broker_back(bench: Bench) -> None:

@@ -52,11 +52,14 @@ def translate(exc: grpc.RpcError, target: str) -> errors.MillraceError:
 def call(method: Callable[..., T], request: Any, target: str, timeout_s: float) -> T:
     """`method(request)` within `timeout_s` in all. UNAVAILABLE is tried again, with growing, random pauses.
 
+    Where the time ends within a further try, the error is still the answer that there was: unavailable, and why.
+
     Raises:
         MillraceError: the status, translated.
     """
     ends = time.monotonic() + timeout_s
     backoff_s = FIRST_BACKOFF_S
+    answered: grpc.RpcError | None = None
     for attempt in range(1, ATTEMPTS + 1):
         left_s = ends - time.monotonic()
         try:
@@ -65,7 +68,9 @@ def call(method: Callable[..., T], request: Any, target: str, timeout_s: float) 
             pause_s = backoff_s * random.uniform(0.5, 1.5)  # noqa: S311  jitter, no secret
             again = exc.code() is grpc.StatusCode.UNAVAILABLE and attempt < ATTEMPTS
             if not again or time.monotonic() + pause_s >= ends:
-                raise translate(exc, target) from exc
+                is_late = answered is not None and exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                raise translate(answered if is_late else exc, target) from exc
+            answered = exc
         time.sleep(pause_s)
         backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
     raise AssertionError("the last attempt returns or raises")

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import kafka.errors as foreign
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.producer.transaction_manager import TransactionState
 
 from servicekit import errors
 from servicekit.kafka.boundary import translate, translated
+from servicekit.kafka.producer import MendedProducer
 
 CONNECT_S: Final = 30.0
 MAX_REQUEST_BYTES: Final = 1_048_576  # the brokers' default message.max.bytes is 1,048,588
@@ -45,8 +45,8 @@ def make_producer(
         LogUnavailable: no broker answered within `connect_s`.
     """
     with _connecting(bootstrap, connect_s):
-        producer = _made(
-            KafkaProducer,
+        return _made(
+            MendedProducer,
             bootstrap_servers=_servers(bootstrap),
             acks=acks,
             enable_idempotence=acks in ("all", -1),
@@ -61,8 +61,6 @@ def make_producer(
             metrics_enabled=False,  # ours are in Prometheus; these cost CPU on each send
             **_RECONNECT,
         )
-    _ask_for_a_new_id_after_a_reset(producer)
-    return producer
 
 
 def make_consumer(
@@ -203,25 +201,6 @@ def _made(kind: Any, **settings: Any) -> Any:
         for left_open in transports:
             left_open.close()
         raise
-
-
-def _ask_for_a_new_id_after_a_reset(producer: KafkaProducer) -> None:
-    """Mend kafka-python 3.0.12: an idempotent producer whose sent batch expired forgets its id, stays READY, and so
-    never asks for another: from then on its records are neither sent nor failed (Kafka 4.3.1 killed for 8 s, delivery
-    timeout 2 s: no record passed in the 50 s after its return; so mended, all did).
-    """
-    manager = producer._transaction_manager
-    if manager is None:
-        return
-    forget = manager.reset_producer_id
-
-    def forget_and_ask_again() -> None:
-        with manager._lock:
-            forget()
-            if manager._current_state is TransactionState.READY:  # else a request for an id is under way
-                manager._current_state = TransactionState.UNINITIALIZED
-
-    manager.reset_producer_id = forget_and_ask_again
 
 
 @contextlib.contextmanager
