@@ -8,9 +8,9 @@ from bundle import Bundle, Golden, Manifest, OnnxScorer, TrainingWindow, load_bu
 from google.protobuf import text_format
 from pipelines.errors import DeployError
 from pipelines.export.graphs import export_linear
+from pipelines.settings import TritonProfile
 from pipelines.training.encoding import CodeGroup, Encoder
 from pipelines.training.linear import LinearModel
-from pipelines.settings import TritonProfile
 from pipelines.triton_repository import Repository
 from servicekit.settings import checkout_root
 from tritonclient.grpc import model_config_pb2
