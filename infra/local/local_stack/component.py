@@ -20,7 +20,8 @@ class Component:
     `fetch` fills the folder `download` of `dist/`, if the part needs one and it is not there. Just before a start,
     `prepare` writes its files and `environment` says what the process gets besides the inherited variables. `ports` are
     checked before the start. `start_s` bounds the wait for the probe, `stop_s` the wait after SIGTERM. `after` (topics,
-    schema) runs whenever the part works, so it must be repeatable.
+    schema) runs whenever the part works, so it must be repeatable. `nice` lets parts that can wait stand behind those
+    that must answer in time, where both share few cores.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Component:
     fetch: Callable[[], object] = nothing
     prepare: Callable[[], None] = nothing
     after: Callable[[], object] = nothing
+    nice: int = 0
 
     def fingerprint(self) -> str:
         """Changes with the command and the part's own environment: a running process of another one is started anew."""

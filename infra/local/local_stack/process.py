@@ -101,6 +101,9 @@ def start(component: Component, home: Home, inherited: Mapping[str, str]) -> Run
             env={**inherited, **component.environment()},
             start_new_session=True,
         )
+    if component.nice:  # at once: the threads that it starts later inherit it
+        with contextlib.suppress(ProcessLookupError):  # it ended already, and its probe will say so
+            os.setpriority(os.PRIO_PROCESS, child.pid, component.nice)
     started = start_mark(child.pid)
     _children[child.pid, started] = child
     run = RunFile(

@@ -15,7 +15,8 @@ class ServiceSpec:
     """A service as its caller describes it.
 
     `module` is run with `python -m`; `declared` are the `MILLRACE_*` names that its settings class accepts; `wave` 3 is
-    the stream side, 4 what answers requests; `ports` hold its gRPC port, if any, and its metrics port, offset included.
+    the stream side, 4 what answers requests; `ports` hold its gRPC port, if any, and its metrics port, offset included;
+    `nice` is its priority behind the others.
     """
 
     name: str
@@ -23,6 +24,7 @@ class ServiceSpec:
     declared: frozenset[str]
     wave: int
     ports: Mapping[str, int]
+    nice: int = 0
 
 
 def service(spec: ServiceSpec, values: Mapping[str, str]) -> Component:
@@ -37,6 +39,7 @@ def service(spec: ServiceSpec, values: Mapping[str, str]) -> Component:
         start_s=120,
         stop_s=25,  # a drain takes at most 20 s
         environment=lambda: environment,
+        nice=spec.nice,
     )
 
 

@@ -47,6 +47,13 @@ def test_a_started_process_is_ready_and_known(component: Make, started: Start, h
     assert run.process().pid == run.pid  # type: ignore[union-attr]
 
 
+def test_a_part_that_can_wait_runs_behind_the_others(component: Make, started: Start) -> None:
+    """Its priority is set before it has threads, so that all of them have it."""
+    run = started(dataclasses.replace(component(), nice=7))
+
+    assert 7 == psutil.Process(run.pid).nice()
+
+
 def test_stop_ends_it_in_time_and_forgets_it(component: Make, started: Start, home: Home) -> None:
     """A process that heeds SIGTERM is not killed."""
     run = started(component())
