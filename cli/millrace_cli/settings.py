@@ -23,8 +23,7 @@ from millrace_cli.errors import BadInput
 # The services of the stack and the wave in which each starts: 3 the stream side, 4 what answers requests.
 SERVICES = {"collector": 3, "features": 3, "archiver": 3, "gateway": 4}
 
-# Serving before streaming before archiving, where all share few cores: 100 requests/s on 2 cores had a p99 of 42 ms
-# (one run of 40 s), and of 69 and 121 ms without (two of 60 s).
+# Serving before streaming before archiving, where all share few cores.
 NICE = {"features": 5, "archiver": 10}
 
 # The stack's ports follow the offset alone, or nobody would find its processes; and each process has its own.

@@ -35,7 +35,8 @@ from gateway.triton import TritonClient
 
 _POLL_S: Final = 0.02
 # How long another thread (Kafka's, the impressions') may keep the interpreter while a request waits for it. Python's
-# 5 ms, met several times a request, gave p99 97 and 110 ms at 100 requests/s on 2 cores; 0.5 ms gave 54 and 25.
+# 5 ms, met several times a request, gave p99 97 and 110 ms at 100 requests/s on 2 cores; 0.5 ms gave 54 and 25 in the
+# same quarter of an hour (runs of 25 s, after one to warm up).
 SWITCH_INTERVAL_S: Final = 0.0005
 EXIT_ENVIRONMENT: Final = 3  # a restart may help
 _ORPHANS_S: Final = 2.0  # of the drain: calls to Triton that nobody waits for, so that closing cancels none
