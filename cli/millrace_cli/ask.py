@@ -95,12 +95,12 @@ def ask(
 ) -> Ranking:
     """One answer of the gateway; without items it finds them. Raises CommandError."""
     from millrace.client import Context, InvalidRequest, MillraceError, RankingClient
-    from servicekit import ports
 
-    target = f"127.0.0.1:{settings.port(ports.GRPC['gateway'])}"
+    from millrace_cli import environment
+
     context = Context(time_us=time_us)
     try:
-        with RankingClient(target, timeout_s=deadline_s) as client:
+        with RankingClient(environment.gateway(settings), timeout_s=deadline_s) as client:
             if item_ids is None:
                 return client.recommend(usecase, user_id, limit=limit, context=context)
             return client.rank(usecase, user_id, item_ids, limit=limit, context=context)

@@ -8,7 +8,7 @@ from stores.offline import Lake
 
 from pipelines.errors import TrainingError
 from pipelines.export.parity import Parity, compare
-from pipelines.triton_client import Triton
+from pipelines.triton_client import triton_scores
 
 
 def through_triton(target: str, bundle: Bundle, layout: Layout, lake: Lake) -> Parity:
@@ -27,6 +27,5 @@ def through_triton(target: str, bundle: Bundle, layout: Layout, lake: Lake) -> P
     features = np.array(rows["features"].to_list(), np.float32)
     raw = np.array(rows["int_features"].to_list(), np.int64)
     ints = IntInputs.of(bundle, layout)(*np.split(raw, [len(layout.user_int_names)], axis=1))
-    with Triton(target) as triton:
-        scores = triton.score(manifest, manifest.version, features, ints)
+    scores = triton_scores(target, manifest, manifest.version, features, ints)
     return compare("Triton", bundle.model().score(features, ints), scores, rows["user_id"].to_numpy())
