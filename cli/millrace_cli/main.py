@@ -10,7 +10,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from millrace_cli.errors import CommandError
 
-# name: (module:function, help). The function's signature is its options, by typer; a new command is one line.
+# name: (module:function, help). The function's signature is its options, by typer; a new command is one line. A
+# `typer.Typer` instead of a function is a group of commands.
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("millrace_cli.stack:up", "Start the stack and wait until all of it works."),
     "down": ("millrace_cli.stack:down", "Stop every process of the stack; its state stays."),
@@ -29,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rollback": ("millrace_cli.models:rollback", "Serve the version that served before."),
     "precompute": ("millrace_cli.nightly:precompute", "Write every user's list as a verified generation."),
     "loadtest": ("millrace_cli.loadtest:loadtest", "Load the gateway and judge what it answers by targets."),
+    "bench": ("millrace_cli.bench:app", "Measure one part, beside what one would take instead."),
     "doctor": ("millrace_cli.doctor:doctor", "Say what this machine has, what it lacks, and who needs it."),
 }
 
@@ -52,9 +54,12 @@ class Commands(TyperGroup):
         if self._listing:
             return TyperCommand(name=cmd_name, help=text)
         module, function = target.split(":")
-        single = typer.Typer(add_completion=False)
-        single.command(name=cmd_name)(getattr(importlib.import_module(module), function))
-        command = typer.main.get_command(single)
+        made = getattr(importlib.import_module(module), function)
+        if not isinstance(made, typer.Typer):
+            single = typer.Typer(add_completion=False)
+            single.command(name=cmd_name)(made)
+            made = single
+        command = typer.main.get_command(made)
         command.name = cmd_name
         return command
 

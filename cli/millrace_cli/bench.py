@@ -1,0 +1,86 @@
+"""`millrace bench`: each measurement is one function here and one module of `pipelines.bench`.
+
+A new one: `pipelines/pipelines/bench/<name>.py` with `run(...) -> dict`, a function below that calls it inside
+`measuring()` and ends with `report(...)`, and a row of the table in `docs/reference.md`. Heavy imports belong into the
+function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from millrace_cli import environment, output
+from millrace_cli.environment import Bars
+from millrace_cli.errors import GateSaidNo
+
+if TYPE_CHECKING:
+    from millrace_cli.settings import Settings
+
+app = typer.Typer(
+    help="Measure one part, beside what one would take instead.",
+    epilog="Each prints what it ran, where, and the ratio; exit 1 if a promised figure is missed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_SHOWN = ("what", "table", "bars")  # of a result; the rest are its keys
+
+
+@app.callback()
+def _root() -> None:
+    """Keep the group a group, however many benches it has."""
+
+
+@contextmanager
+def measuring() -> Iterator[tuple[Settings, Bars]]:
+    """The settings and a progress for `run`; its errors as ends of the command."""
+    from millrace_cli.settings import load
+
+    settings = load()
+    with Bars() as bars, environment.translated():
+        yield settings, bars
+
+
+def report(name: str, result: Mapping[str, Any], settings: Settings, *, as_json: bool) -> None:
+    """Print what was measured, side by side; with `as_json` also as the last line.
+
+    Raises:
+        GateSaidNo: a bar is missed. `typer.Exit` with the same code where the JSON line has said it.
+    """
+    from dataclasses import asdict
+
+    output.out.print(f"{name}: {result['what']}", markup=False, highlight=False, soft_wrap=True)
+    if rows := result["table"]:
+        table = output.table("side by side", *rows[0])
+        for row in rows:
+            table.add_row(*(_figure(value) for value in row.values()))
+        output.out.print(table)
+    bars = output.table("promised", "key", "limit", "measured", "")
+    for bar in result["bars"]:
+        word = "[green]held[/]" if bar.held else "[red]missed[/]"
+        bars.add_row(bar.key, _figure(bar.limit), _figure(bar.measured), word)
+    if result["bars"]:
+        output.out.print(bars)
+    missed = [bar.key for bar in result["bars"] if not bar.held]
+    if as_json:
+        keys = {key: value for key, value in result.items() if key not in _SHOWN}
+        shown = {key: result[key] for key in _SHOWN if key != "bars"}
+        output.emit(
+            {"bench": name, **keys, **shown, "bars": [asdict(bar) for bar in result["bars"]], "missed": missed},
+            home=settings.home,
+        )
+        if missed:
+            raise typer.Exit(GateSaidNo.exit_code)
+    elif missed:
+        raise GateSaidNo(f"bench {name}: missed {', '.join(missed)}")
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
