@@ -16,6 +16,9 @@ from archiver.log import Batch, Bounds, Place
 
 _ASK_MS: Final = 10_000
 _ACK_S: Final = 20.0
+# Rows wait for their commit anyway, so a fetch waits until much is there: records cost less by the hundred.
+_FETCH_WAIT_MS: Final = 500
+_FETCH_MIN_BYTES: Final = 1 << 20
 _LETTER_BYTES: Final = 2 << 20  # max.message.bytes of `dead-letters`
 _RAW_BYTES: Final = _LETTER_BYTES - (64 << 10)  # leaves room for the key, the detail and the batch around them
 
@@ -32,7 +35,9 @@ class KafkaSource:
             if partition % replicas == replica
         ]
         self._names = {place: TopicPartition(*place) for place in self._places}
-        self._consumer: KafkaConsumer = make_consumer(bootstrap)
+        self._consumer: KafkaConsumer = make_consumer(
+            bootstrap, fetch_max_wait_ms=_FETCH_WAIT_MS, fetch_min_bytes=_FETCH_MIN_BYTES
+        )
         self._starts: Mapping[Place, int] = {}
 
     @property

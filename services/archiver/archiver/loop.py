@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 import structlog
-from definitions.records import BadRecord
+from definitions.records import BadRecord, LogRecord
 from servicekit.errors import LogUnavailable
 from servicekit.kit import Readiness
 from stores.errors import StoreUnavailable
@@ -22,6 +22,8 @@ from archiver.metrics import Metrics
 _POLL_S: Final = 0.1  # how long a flush may wait to be noticed
 _RETRY_S: Final = 1.0
 _LAG_EVERY_S: Final = 5.0
+# So many records of a place are decoded together: a table of ten rows costs as much as one of hundreds.
+_TOGETHER: Final = 256
 
 
 @dataclass
@@ -32,6 +34,7 @@ class _Buffer:
     next_offset: int
     committed: int
     expected: int | None  # the table's position as this process left it; None where a commit's answer was lost
+    waiting: list[LogRecord] = field(default_factory=list)  # not decoded yet
     rows: list[pa.Table] = field(default_factory=list)
     bad: list[BadRecord] = field(default_factory=list)
     nbytes: int = 0
@@ -164,18 +167,17 @@ class Archiver:
             return
         self._ready.set("log", holds=True)
         for batch in batches:
-            self._decode(batch)
+            self._take(batch)
 
-    def _decode(self, batch: Batch) -> None:
+    def _take(self, batch: Batch) -> None:
         buffer = self._buffers[batch.place]
         # What a retried read brings again is in the buffer already.
         records = [record for record in batch.records if record.offset >= buffer.next_offset]
-        rows, bad = buffer.stream.decode(batch.place.partition, records)
-        if len(rows):
-            buffer.rows.append(rows)
-        buffer.bad.extend(bad)
-        buffer.nbytes += rows.nbytes + sum(len(each.value or b"") for each in bad)
+        buffer.waiting.extend(records)
+        buffer.nbytes += sum(map(_size, records))
         buffer.next_offset = max(buffer.next_offset, batch.next_offset)
+        if len(buffer.waiting) >= _TOGETHER:
+            _decode(batch.place, buffer)
 
     def _buffered(self) -> int:
         return sum(buffer.nbytes for buffer in self._buffers.values())
@@ -187,6 +189,8 @@ class Archiver:
 
     def _write(self) -> None:
         """Dead letters, then one commit a table. What fails for now is tried again in a second."""
+        for place, buffer in self._buffers.items():
+            _decode(place, buffer)
         try:
             self._send_dead_letters()
             for stream in self._streams.values():
@@ -290,6 +294,22 @@ class Archiver:
         for topic, lag in behind.items():
             self._metrics.lag.labels(topic).set(lag)
         self._metrics.buffered.set(self._buffered())
+
+
+def _size(record: LogRecord) -> int:
+    return len(record.value or b"")
+
+
+def _decode(place: Place, buffer: _Buffer) -> None:
+    """What waits becomes rows and bad records."""
+    if not buffer.waiting:
+        return
+    rows, bad = buffer.stream.decode(place.partition, buffer.waiting)
+    if len(rows):
+        buffer.rows.append(rows)
+    buffer.bad.extend(bad)
+    buffer.nbytes += rows.nbytes + sum(len(each.value or b"") for each in bad) - sum(map(_size, buffer.waiting))
+    buffer.waiting.clear()
 
 
 def _reached(positions: Mapping[Place, int], ends: Mapping[Place, int]) -> bool:

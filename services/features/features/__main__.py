@@ -57,7 +57,7 @@ def serve(kit: servicekit.Kit, settings: Settings, layouts: Sequence[Layout]) ->
             Owned(name, PartitionState(layout, partition), CheckpointFolder(root / str(partition)), store)
             for partition in owned_partitions(settings.kafka, name, settings.replica, settings.replicas)
         ]
-    source = KafkaSource(settings.kafka, [each.place(kind) for each in owned for kind in KINDS])
+    source = KafkaSource(settings.kafka, [each.place(kind) for each in owned for kind in KINDS], settings.fetch_wait_ms)
     items = KafkaItems(
         settings.kafka,
         {

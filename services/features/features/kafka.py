@@ -23,10 +23,6 @@ from features.partition import INTERACTIONS, USERS
 GROUP: Final = "features"  # under which dashboards find our offsets; nobody joins it
 _ASK_MS: Final = 10_000
 _FLUSH_S: Final = 30.0
-# A fetch waits at the broker for so long at most. Kafka answers when a record comes; the embedded broker only when the
-# wait ends (100 ms: visible after 27 ms at the median; 20 ms: 4 ms), and a record that comes while an answer is being
-# read waits for the fetch after it. Idle, this costs 50 empty fetches a second.
-_FETCH_WAIT_MS: Final = 20
 
 
 def owned_partitions(bootstrap: str, usecase: str, replica: int, replicas: int) -> list[int]:
@@ -48,7 +44,8 @@ def owned_partitions(bootstrap: str, usecase: str, replica: int, replicas: int) 
 class KafkaSource:
     """The places of this worker, read by one consumer without a group."""
 
-    def __init__(self, bootstrap: str, places: Collection[Place]) -> None:
+    def __init__(self, bootstrap: str, places: Collection[Place], fetch_wait_ms: int) -> None:
+        """`fetch_wait_ms`: how long the broker may hold a fetch that finds nothing."""
         self._names = {
             TopicPartition(
                 topic(place.usecase, "users" if place.kind == USERS else "interactions"), place.partition
@@ -56,7 +53,7 @@ class KafkaSource:
             for place in places
         }
         self._topics = {place: name for name, place in self._names.items()}
-        self._consumer: KafkaConsumer = make_consumer(bootstrap, fetch_max_wait_ms=_FETCH_WAIT_MS)
+        self._consumer: KafkaConsumer = make_consumer(bootstrap, fetch_max_wait_ms=fetch_wait_ms)
         self._starts: Mapping[Place, int] = {}
         self._committer = _Committer(bootstrap)
 

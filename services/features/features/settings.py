@@ -20,6 +20,14 @@ class Settings(ProcessSettings):
     replica: int = Field(default=0, ge=0, description="This replica, from 0; partition p belongs to p mod replicas.")
     replicas: int = Field(default=1, ge=1, description="How many replicas share the partitions.")
     checkpoint_s: float = Field(default=5.0, gt=0, le=60, description="Longest time between two checkpoints.")
+    # Kafka answers as soon as a record comes, so a long wait costs no freshness and spares both sides empty fetches
+    # (20 ms: 8 % of a core, idle). The embedded broker looks at its log only when the wait is half over.
+    fetch_wait_ms: int = Field(
+        default=500,
+        ge=1,
+        le=5_000,
+        description="Longest time that the broker holds a fetch that finds nothing; the embedded broker wants 20.",
+    )
     drain_s: float = Field(default=20.0, gt=0, description="Longest time that a graceful stop may take.")
 
     @model_validator(mode="after")

@@ -7,7 +7,8 @@ from servicekit.errors import LogError, ProducerBroken
 from servicekit.kafka import make_producer, translate, translated
 from servicekit.topics import id_key, topic
 
-LINGER_MS: Final = 20  # impressions are in no hurry, and the archiver's decoder lives by records per batch
+LINGER_MS: Final = 200  # impressions are in no hurry: a few requests a second to the broker, each with many
+BATCH_BYTES: Final = 512 * 1024
 CONNECT_S: Final = 5.0
 
 
@@ -30,7 +31,9 @@ class ImpressionLog:
             self._producer.close(timeout=0)
             self._producer, self._broken = None, False
         if self._producer is None:
-            self._producer = make_producer(self._bootstrap, linger_ms=LINGER_MS, connect_s=CONNECT_S)
+            self._producer = make_producer(
+                self._bootstrap, linger_ms=LINGER_MS, batch_bytes=BATCH_BYTES, connect_s=CONNECT_S
+            )
 
         def failed(exc: BaseException) -> None:
             error = exc if isinstance(exc, LogError) else translate(exc, f"writing {self._topic}")

@@ -105,9 +105,11 @@ def make_consumer(
 
 
 @contextlib.contextmanager
-def opened_consumer(bootstrap: str, *, connect_s: float = CONNECT_S) -> Iterator[KafkaConsumer]:
+def opened_consumer(
+    bootstrap: str, *, connect_s: float = CONNECT_S, fetch_max_wait_ms: int = 100
+) -> Iterator[KafkaConsumer]:
     """A consumer of `make_consumer` for a `with` block; closed without committing."""
-    consumer = make_consumer(bootstrap, connect_s=connect_s)
+    consumer = make_consumer(bootstrap, connect_s=connect_s, fetch_max_wait_ms=fetch_max_wait_ms)
     try:
         yield consumer
     finally:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import structlog
 from kafka import KafkaConsumer, TopicPartition
@@ -12,6 +13,10 @@ from servicekit.kafka.boundary import translated
 from servicekit.kafka.clients import assign, offsets_on, opened_consumer, partitions
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("servicekit.kafka")
+
+# Kafka answers as soon as a record comes; the embedded broker after half of this. A process has several readers, which
+# are idle most of the time: at 100 ms three of them took 5 % of the gateway's time.
+_FETCH_WAIT_MS: Final = 500
 
 Handler = Callable[[int, int, bytes | None, bytes | None], None]
 
@@ -89,7 +94,7 @@ class TopicReader:
                 raise errors.LogUnavailable(f"{self._topic}: not read to its end within {timeout_s} s")
 
     def _read(self) -> None:
-        with opened_consumer(self._bootstrap, connect_s=self._connect_s) as consumer:
+        with opened_consumer(self._bootstrap, connect_s=self._connect_s, fetch_max_wait_ms=_FETCH_WAIT_MS) as consumer:
             owned = partitions(consumer, self._topic, self._connect_s)
             if self._partitions is not None:
                 owned = sorted(self._partitions)
