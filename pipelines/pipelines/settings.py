@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 from servicekit.settings import Endpoint, Folder, FolderOrUri, ProcessSettings, in_checkout, under_home
@@ -45,3 +45,15 @@ def quiet_mlflow(folder: Path) -> None:
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def feast_environ() -> dict[str, str]:
+    """The environment for a process with Feast: nothing is reported to anybody."""
+    return {**os.environ, **FEAST_QUIET}
+
+
+FEAST_QUIET: Final = {
+    "FEAST_USAGE": "False",  # old releases sent statistics: off, should they return
+    "FEAST_OPENLINEAGE_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
