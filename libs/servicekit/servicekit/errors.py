@@ -39,3 +39,7 @@ class ProducerBroken(LogError):
 
 class HandlerFailed(ServiceKitError):
     """A `TopicReader`'s handler raised; the reader has stopped. The cause is chained."""
+
+
+class FailpointReached(ServiceKitError):
+    """A test armed this place with `raise`."""

@@ -11,7 +11,7 @@ from types import FrameType
 import structlog
 from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCollector, ProcessCollector
 
-from servicekit import ports
+from servicekit import failpoints, ports
 from servicekit.http import Endpoint, HttpServer
 from servicekit.logs import configure_logs
 from servicekit.settings import ProcessSettings
@@ -153,6 +153,7 @@ def start(name: str, settings: ProcessSettings, *, signals: bool = True) -> Kit:
         OSError: the port is taken; the message names it.
     """
     configure_logs(name, settings.log_level)
+    failpoints.arm(settings.failpoint)
     http_port = settings.metrics_port if settings.metrics_port is not None else settings.port(ports.METRICS[name])
     kit = Kit(name, settings, http_port)
     if signals:

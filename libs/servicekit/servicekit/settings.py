@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from servicekit import ports
+from servicekit.failpoints import Failpoint
 
 PREFIX: Final = "MILLRACE_"
 EXIT_BAD_INPUT: Final = 2
@@ -86,6 +87,10 @@ def _is_endpoint(value: str) -> str:
     return value
 
 
+def _failpoint(value: object) -> object:
+    return Failpoint.parse(value) if isinstance(value, str) else value
+
+
 def refused_in_production(why: str, when: Callable[[Any], bool] = bool) -> AfterValidator:
     """Marks a development convenience: `MILLRACE_ENV=production` refuses a value for which `when` is true.
 
@@ -104,6 +109,9 @@ Folder = Annotated[Path, AfterValidator(_absolute)]
 FolderOrUri = Annotated[str, BeforeValidator(_folder_or_uri)]  # a Path would take one slash out of `s3://`
 Endpoint = Annotated[str, AfterValidator(_is_endpoint)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+TestOnly = Annotated[
+    Failpoint | None, BeforeValidator(_failpoint), refused_in_production("it ends the process on purpose")
+]
 
 
 class ProcessSettings(BaseSettings):
@@ -152,6 +160,9 @@ class ProcessSettings(BaseSettings):
         ge=0,
         le=65535,
         description="Port of /live, /ready and /metrics; unset = the process's own + offset; 0 = any.",
+    )
+    failpoint: TestOnly = Field(
+        default=None, description="For tests: `name:N:kill`, `pause` or `raise` the Nth time at a named place."
     )
 
     def port(self, base: int) -> int:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import structlog
 from definitions.records import BadRecord, LogRecord
 from servicekit.errors import LogUnavailable
+from servicekit.failpoints import fp
 from servicekit.kit import Readiness
 from stores.errors import StoreUnavailable
 
@@ -166,6 +167,8 @@ class Archiver:
             stop.wait(_RETRY_S)
             return
         self._ready.set("log", holds=True)
+        if batches:
+            fp("archiver.polled")
         for batch in batches:
             self._take(batch)
 
@@ -208,7 +211,9 @@ class Archiver:
         letters = [(place, each) for place, buffer in self._buffers.items() for each in buffer.bad]
         if not letters:
             return
+        fp("archiver.before_dead_letters")
         self._dead_letters.publish(letters)  # acknowledged first: a repeat is harmless, a loss is not
+        fp("archiver.dead_letters_sent")
         reasons = Counter(each.reason_name for _, each in letters)
         for reason, count in reasons.items():
             self._metrics.dead_letters.labels(reason).inc(count)
@@ -233,9 +238,11 @@ class Archiver:
             Part(place, pa.concat_tables([empty, *buffer.rows]), buffer.next_offset, buffer.expected)
             for place, buffer in moved.items()
         ]
+        fp("archiver.before_commit")
         try:
             with self._metrics.commit_seconds.labels(stream.topic).time():
                 written = stream.table.append(parts)
+                fp("archiver.committed")
         except StoreUnavailable:
             for buffer in moved.values():
                 buffer.expected = None  # it may have been written: the table drops what it has

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import xxhash
+from servicekit.failpoints import fp
 
 from features.errors import CheckpointUnusable, CheckpointUnwritable, LeaseLost
 
@@ -156,7 +157,9 @@ class CheckpointFolder:
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
+            fp("features.checkpoint_written")
             temporary.replace(folder / _FILE)
+            fp("features.checkpoint_renamed")
             _sync(folder)
         except FileNotFoundError as exc:  # cleaned up by a newer owner between the check and the write
             raise LeaseLost(f"{folder} is gone; another worker owns the partition") from exc

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 from servicekit.errors import LogUnavailable
+from servicekit.failpoints import fp
 from stores.errors import StoreUnavailable
 
 from features.errors import CheckpointUnwritable, NoAnswer, PublishFailed
@@ -86,10 +87,12 @@ class FeatureLoop:
         """
         for each in self._owned.values():
             each.lease()
+            fp("features.leased")
         bounds = self._source.bounds()  # after the leases: no older owner can emit anything past these ends
         starts: dict[Place, int] = {}
         for each in self._owned.values():
             starts |= each.restore(bounds)
+            fp("features.restored")
             for path in each.folder.damaged:
                 self._log.error("damaged checkpoint passed over", checkpoint=path)
             self._log.info(
@@ -107,9 +110,13 @@ class FeatureLoop:
         """One turn: poll, fold, and emit or save what is due."""
         batches = self._source.poll(self._patience_s())
         now = self._clock()
+        if batches:
+            fp("features.polled")
         for batch in batches:
             self._fold(batch)
             self._last_news = now
+        if batches:
+            fp("features.folded")
         self._end_silence()
         if not batches or now >= self._users_due:
             self._emit_users()
@@ -230,6 +237,7 @@ class FeatureLoop:
             if not (items := each.state.dirty_items()):
                 continue
             each.folder.check(each.epoch)
+            fp("features.items_checked")
             began = self._clock()
             partials = {item: each.state.items.partial(item) for item in sorted(items)}
             offset = each.state.offsets[INTERACTIONS]
@@ -238,6 +246,7 @@ class FeatureLoop:
             except PublishFailed as exc:
                 self._items_failed(exc)
                 return False
+            fp("features.items_sent")
             each.state.items_sent()
             self._metrics.emission(each.usecase, "items", len(partials), self._clock() - began)
         ended = self._clock()
@@ -253,6 +262,7 @@ class FeatureLoop:
             return False
         for each in self._owned.values():
             each.state.items_acknowledged()
+        fp("features.emitted")
         return True
 
     def _items_failed(self, exc: PublishFailed) -> None:

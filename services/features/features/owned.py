@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Final
 
 from definitions.packed import read_header
+from servicekit.failpoints import fp
 from stores.online import OnlineStore
 
 from features.checkpoints import CheckpointFolder
@@ -87,6 +88,7 @@ class Owned:
         """
         self.folder.check(self.epoch)
         self.claim_store()
+        fp("features.rows_checked")
         users = sorted(self.state.dirty_users())
         remaining = iter(users)
         while chunk := list(islice(remaining, _ROWS_PER_WRITE)):
