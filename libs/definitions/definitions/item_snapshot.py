@@ -9,14 +9,15 @@ import numpy.typing as npt
 from millrace.events.v1 import events_pb2 as pb
 
 from definitions.attributes import main_category, read_attributes
+from definitions.id_index import IdIndex
 from definitions.item_state import ItemState, unpack_item
-from definitions.item_values import Gathered, item_features
+from definitions.item_values import Gathered, move_features, moves, steady_features
 from definitions.layout import Layout
 from definitions.plan import Side
 from definitions.tiles import NEVER, end_tile, first_tile, ring_length
 
 _FIRST_CAPACITY = 1024
-_EMPTY = 0  # the slot of items that nobody knows: no events, no attributes
+_STALE = 0  # no tile time's number
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,9 @@ class _Arrays:
         self.numbers = np.full((capacity, len(side.numbers)), np.nan, np.float64)
         self.codes = np.zeros((capacity, side.code_width), np.uint32)
         self.category = np.zeros(capacity, np.uint32)
+        # The columns that change with events and tiles alone, as they were at the tile time of this number.
+        self.steady = np.zeros((capacity, len(side.positions)), np.float32)
+        self.steady_at = np.full(capacity, _STALE, np.int64)
         self.tiles = [
             np.zeros((capacity, len(tiles.measures), ring_length(tiles.keep_us, tiles.hop_us) + 1), np.int64)
             for tiles in side.classes
@@ -81,13 +85,18 @@ class ItemSnapshot:
         self._writing = Lock()  # one writer at a time; readers do not wait while it decodes
         self._lock = Lock()  # around every touch of what follows
         self._arrays = _Arrays(self._side, _FIRST_CAPACITY)
-        self._slots: dict[int, int] = {}
+        self._index = IdIndex()  # slot 0: items that nobody knows, with no events and no attributes
+        self._shortest_hop_us = min((tiles.hop_us for tiles in self._side.classes), default=None)
+        self._tile_time = 0, 0
+        self._tile_number = _STALE + 1
+        self._moves = moves(self._side)
         self._markers: dict[int, int] = {}
         self._version = 0
         self._popular: tuple[int, int, npt.NDArray[np.uint64], npt.NDArray[np.float32]] | None = None
         self._partials: dict[int, dict[int, bytes]] = {}  # item -> partition -> the newest applied
         self._pending: dict[int, dict[int, bytes | None]] = {}  # partition -> item -> not yet marked
         self._int_codes = [slot for ints in layout.item_code_ints for slot in _span(ints.codes.start, ints.codes.width)]
+        self._all_codes = self._int_codes == list(range(self._side.code_width))
 
     def __len__(self) -> int:
         """Number of items in the catalogue."""
@@ -102,10 +111,11 @@ class ItemSnapshot:
             numbers, codes = read_attributes(self._side, item.attributes)
             category = main_category(self._layout.usecase, item)
         with self._writing, self._lock:
-            slot = self._slot(item.id)
+            slot = self._slot(np.array([item.id], np.uint64))[0]
             arrays = self._arrays
             arrays.known[slot] = not item.deleted
             arrays.numbers[slot], arrays.codes[slot], arrays.category[slot] = numbers, codes, category
+            arrays.steady_at[slot] = _STALE
             self._version += 1
 
     def apply(self, partition: int, item_id: int, content: bytes | None) -> None:
@@ -132,39 +142,35 @@ class ItemSnapshot:
             merged = [self._merge(item_id) for item_id in pending]
             with self._lock:
                 self._write(list(pending), merged)
-                self._markers[partition] = offset
+                self._markers = {**self._markers, partition: offset}  # views keep the former
                 self._version += 1
 
     def markers(self) -> dict[int, int]:
         """Partition -> offset of its newest marker."""
         with self._lock:
-            return dict(self._markers)
+            return self._markers
 
     def known(self, item_ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Which items are in the catalogue, (n,)."""
         with self._lock:
-            return self._arrays.known[self._rows(item_ids)]
+            return np.asarray(self._arrays.known.take(self._index.find(item_ids)))
 
     def view(self, item_ids: npt.NDArray[np.uint64], time_us: int) -> ItemColumns:
         """The items at t, in the order asked; unknown ones are empty, not an error."""
         with self._lock:
-            arrays, rows = self._arrays, self._rows(item_ids)
-            gathered = Gathered(
-                newest_us=arrays.newest_us[rows],
-                totals=arrays.totals[rows],
-                decay_values=arrays.decay_values[rows],
-                decay_times=arrays.decay_times[rows],
-                recencies=arrays.recencies[rows],
-                numbers=arrays.numbers[rows],
-                tiles=self._tiles(rows, time_us),
-            )
-            known, category, codes = arrays.known[rows], arrays.category[rows], arrays.codes[rows]
-            markers = dict(self._markers)
+            arrays, rows = self._arrays, self._index.find(item_ids)
+            features = self._steady(rows, time_us)
+            gathered = self._gather(rows, None) if self._moves else None
+            known, category = arrays.known.take(rows), arrays.category.take(rows)
+            codes = arrays.codes.take(rows, axis=0)
+            markers = self._markers
+        if gathered is not None:
+            move_features(self._side, gathered, time_us, features)
         return ItemColumns(
             item_ids=item_ids,
             known=known,
-            features=item_features(self._side, gathered, time_us),
-            ints=codes[:, self._int_codes].astype(np.int64),
+            features=features,
+            ints=(codes if self._all_codes else codes.take(self._int_codes, axis=1)).astype(np.int64),
             category=category,
             codes=codes,
             markers=markers,
@@ -192,21 +198,46 @@ class ItemSnapshot:
             self._popular = best
         return best[2], best[3]
 
-    def _rows(self, item_ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-        slots = self._slots
-        return np.array([slots.get(item_id, _EMPTY) for item_id in item_ids.tolist()], np.int64)
+    def _steady(self, rows: npt.NDArray[np.int64], time_us: int) -> npt.NDArray[np.float32]:
+        """The steady columns (n, item columns): evaluated once for an item and a tile time, then only copied."""
+        arrays, hop_us = self._arrays, self._shortest_hop_us
+        if hop_us is not None:
+            tile_time = time_us // hop_us, (time_us - 1) // hop_us  # longer hops are multiples of it
+            if tile_time != self._tile_time:
+                self._tile_time = tile_time
+                self._tile_number += 1
+        number = self._tile_number
+        fresh = arrays.steady_at.take(rows) == number
+        if not fresh.all():
+            stale = rows[~fresh]
+            arrays.steady[stale] = steady_features(self._side, self._gather(stale, time_us))
+            arrays.steady_at[stale] = number
+        return arrays.steady.take(rows, axis=0)
 
-    def _slot(self, item_id: int) -> int:
-        """The item's slot, a new one where it has none; capacity doubles when it is used up."""
-        slot = self._slots.get(item_id)
-        if slot is None:
-            slot = self._slots[item_id] = len(self._slots) + 1
-            if slot >= len(self._arrays.ids):
-                larger = _Arrays(self._side, 2 * len(self._arrays.ids))
-                larger.take_over(self._arrays)
-                self._arrays = larger
-            self._arrays.ids[slot] = item_id
-        return slot
+    def _gather(self, rows: npt.NDArray[np.int64], tiles_at_us: int | None) -> Gathered:
+        arrays = self._arrays
+        return Gathered(
+            newest_us=arrays.newest_us[rows],
+            totals=arrays.totals[rows],
+            decay_values=arrays.decay_values[rows],
+            decay_times=arrays.decay_times[rows],
+            recencies=arrays.recencies[rows],
+            numbers=arrays.numbers[rows],
+            tiles={} if tiles_at_us is None else self._tiles(rows, tiles_at_us),
+        )
+
+    def _slot(self, item_ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        """The items' slots, new ones where they have none; capacity doubles when it is used up."""
+        slots = self._index.add(item_ids)
+        capacity = len(self._arrays.ids)
+        while capacity <= len(self._index):
+            capacity *= 2
+        if capacity > len(self._arrays.ids):
+            larger = _Arrays(self._side, capacity)
+            larger.take_over(self._arrays)
+            self._arrays = larger
+        self._arrays.ids[slots] = item_ids
+        return slots
 
     def _merge(self, item_id: int) -> ItemState:
         """The item over all partitions, in their order: decayed sums are floats, and must not depend on arrival."""
@@ -216,10 +247,11 @@ class ItemSnapshot:
         return state
 
     def _write(self, item_ids: Iterable[int], states: list[ItemState]) -> None:
-        slots = [self._slot(item_id) for item_id in item_ids]
-        if not slots:
+        slots = self._slot(np.fromiter(item_ids, np.uint64))
+        if not len(slots):
             return
         arrays = self._arrays
+        arrays.steady_at[slots] = _STALE
         arrays.newest_us[slots] = [state.newest_us for state in states]
         for name in ("totals", "decay_values", "decay_times", "recencies"):
             column = getattr(arrays, name)

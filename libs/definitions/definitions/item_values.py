@@ -32,18 +32,46 @@ class Gathered:
 
 def item_features(side: Side, items: Gathered, time_us: int | npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """float32 (n, item columns in layout order), no NaN. `time_us`: one time, or int64 (n,) one for each row."""
-    n = len(items.newest_us)
+    features = steady_features(side, items)
+    move_features(side, items, time_us, features)
+    return features
+
+
+def moves(side: Side) -> bool:
+    """Does any column change between one tile and the next, with no event."""
+    expires = any(window.ttl_us is not None for window in side.window_columns)
+    return expires or bool(side.decayed_columns or side.recency_columns)
+
+
+def steady_features(side: Side, items: Gathered) -> npt.NDArray[np.float32]:
+    """float32 (n, item columns) as far as they depend on sums and attributes alone; `move_features` does the rest."""
     place = side.places
-    features = np.empty((n, len(place)), np.float32)
+    features = np.empty((len(items.newest_us), len(place)), np.float32)
     sums = [_sum(side, items, index) for index in range(len(side.sums))]
     for window in side.window_columns:
         num, den = sums[window.num], None if window.den is None else sums[window.den]
-        if window.ttl_us is not None:
-            fresh = _fresh(items, time_us, window.ttl_us)
-            num, den = num * fresh, None if den is None else den * fresh
         features[:, place[window.position]] = (
             num / window.scale if den is None else ratio(num, den, window.scale, window.prior.mean, window.prior.weight)
         )
+    for number in side.number_columns:
+        values = items.numbers[:, number.number]
+        features[:, place[number.position]] = np.where(np.isnan(values), number.default, values)
+    return features
+
+
+def move_features(
+    side: Side, items: Gathered, time_us: int | npt.NDArray[np.int64], features: npt.NDArray[np.float32]
+) -> None:
+    """Write into `features` what time alone changes: decayed values, recencies, and windows that have expired.
+
+    Reads of `items` neither totals nor tiles nor numbers.
+    """
+    place = side.places
+    for window in side.window_columns:
+        if window.ttl_us is not None:
+            prior = window.prior
+            nothing = 0.0 if window.den is None else ratio(0.0, 0.0, window.scale, prior.mean, prior.weight)
+            features[~_fresh(items, time_us, window.ttl_us), place[window.position]] = nothing
     for column in side.decayed_columns:
         weight = _decay(side, items, column.num, time_us)
         weights = None if column.den is None else _decay(side, items, column.den, time_us)
@@ -61,10 +89,6 @@ def item_features(side: Side, items: Gathered, time_us: int | npt.NDArray[np.int
         if recency.ttl_us is not None:
             age_us = np.where(_fresh(items, time_us, recency.ttl_us), age_us, recency.cap_us)
         features[:, place[recency.position]] = age_us / _SECOND_US
-    for number in side.number_columns:
-        values = items.numbers[:, number.number]
-        features[:, place[number.position]] = np.where(np.isnan(values), number.default, values)
-    return features
 
 
 def _sum(side: Side, items: Gathered, index: int) -> npt.NDArray[np.int64]:
