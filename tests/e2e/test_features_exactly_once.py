@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from definitions.dedupe import Deduper
-from definitions.item_feed import parse_item_features_key, parse_marker_value
+from definitions.item_feed import parse_item_features_key, parse_marker_value, parse_partial_value
 from definitions.item_state import ItemTable
 from definitions.layout import Layout, layout_of
 from definitions.packed import read_header
@@ -153,7 +153,7 @@ class Shop:
             for record in records:
                 item, origin = parse_item_features_key(record.key)
                 if item:
-                    waiting[origin, item] = record.value or b""
+                    waiting[origin, item] = parse_partial_value(record.value or b"")[1]
                 else:
                     parse_marker_value(record.value)
                     applied |= {key: waiting.pop(key) for key in list(waiting) if key[0] == origin}

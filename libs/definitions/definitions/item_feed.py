@@ -9,6 +9,7 @@ from definitions.records import LogRecord, decode_items
 
 _ITEM_FEATURES_KEY = struct.Struct(">QI")
 _MARKER = struct.Struct(">IQ")
+_EPOCH = struct.Struct(">I")
 
 Outcome = Literal["applied", "marked", "bad", "layout", "stale"]
 
@@ -34,23 +35,31 @@ class ItemFeed:
     def take_features(self, key: bytes | None, value: bytes | None) -> Outcome:
         """A record of `item-features`: a partial aggregate, or the marker that makes those before it valid.
 
-        A marker of a writer that lost its lease is `stale`; a partial of another layout is `layout`.
+        What a writer that lost its lease still sent, partial or marker, is `stale`: it knows less than what is there.
+        A partial of another layout is `layout`.
         """
         try:
             item_id, origin = parse_item_features_key(key)
-            if item_id:
-                self._snapshot.apply(origin, item_id, value)
+            newest = self._epochs.get(origin, 0)
+            if not item_id:
+                epoch, reached = parse_marker_value(value)
+                if epoch < newest:
+                    return "stale"
+                self._snapshot.mark(origin, reached)
+            elif value is None:
+                self._snapshot.apply(origin, item_id, None)
                 return "applied"
-            epoch, reached = parse_marker_value(value)
+            else:
+                epoch, partial = parse_partial_value(value)
+                if epoch < newest:
+                    return "stale"
+                self._snapshot.apply(origin, item_id, partial)
         except LayoutMismatch:
             return "layout"
         except (ValueError, DefinitionsError):
             return "bad"
-        if epoch < self._epochs.get(origin, 0):
-            return "stale"
         self._epochs[origin] = epoch
-        self._snapshot.mark(origin, reached)
-        return "marked"
+        return "applied" if item_id else "marked"
 
 
 def item_features_key(item_id: int, partition: int) -> bytes:
@@ -85,3 +94,22 @@ def parse_marker_value(value: bytes | None) -> tuple[int, int]:
         raise ValueError(f"marker: {length}; a marker of item-features has {_MARKER.size} bytes")
     epoch, offset = _MARKER.unpack(value)
     return int(epoch), int(offset)
+
+
+def partial_value(epoch: int, partial: bytes) -> bytes:
+    """Value of a partial on `item-features`: the epoch of its writer, then the packed aggregates.
+
+    The log takes what a writer without a lease still sends, so each record says who wrote it.
+    """
+    try:
+        return _EPOCH.pack(epoch) + partial
+    except struct.error as exc:
+        raise ValueError(f"epoch: {epoch} is no unsigned 32-bit number") from exc
+
+
+def parse_partial_value(value: bytes) -> tuple[int, bytes]:
+    """(epoch, packed aggregates) of a value made by `partial_value`. ValueError for one without an epoch."""
+    if len(value) < _EPOCH.size:
+        raise ValueError(f"partial: {len(value)} bytes; a partial of item-features begins with its writer's epoch")
+    (epoch,) = _EPOCH.unpack_from(value)
+    return int(epoch), value[_EPOCH.size :]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import structlog
-from definitions.item_feed import item_features_key, marker_value
+from definitions.item_feed import item_features_key, marker_value, partial_value
 from definitions.records import LogRecord
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
@@ -118,7 +118,7 @@ class KafkaItems:
         """Buffer partials, then the marker."""
         name, partition = topic(usecase, "item-features"), origin % self._partitions[usecase]
         for item, partial in partials.items():
-            self._send(name, partition, item_features_key(item, origin), partial)
+            self._send(name, partition, item_features_key(item, origin), partial_value(epoch, partial))
         self._send(name, partition, item_features_key(0, origin), marker_value(epoch, offset))
 
     def flush(self) -> None:

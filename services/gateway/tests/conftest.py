@@ -10,7 +10,7 @@ import pytest
 from bundle import IntInputs
 from definitions.assembly import RequestContext
 from definitions.events import EventColumns
-from definitions.item_feed import item_features_key, marker_value
+from definitions.item_feed import item_features_key, marker_value, partial_value
 from definitions.item_snapshot import ItemSnapshot
 from definitions.item_state import ItemTable
 from definitions.layout import Layout, layout_of
@@ -215,7 +215,7 @@ class World:
         table = ItemTable(self.layout)
         table.fold(self._events(range(1, len(rated) + 1), rated, [NOW_US - 10**9] * len(rated)))
         for item_id in table.all_items():
-            self.items.take_features(0, 0, item_features_key(item_id, 0), table.partial(item_id))
+            self.items.take_features(0, 0, item_features_key(item_id, 0), partial_value(1, table.partial(item_id)))
         self.items.take_features(0, 0, item_features_key(0, 0), marker_value(1, len(rated)))
         self.items.refresh()
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from definitions.item_feed import item_features_key, marker_value
+from definitions.item_feed import item_features_key, marker_value, partial_value
 from definitions.item_state import ItemTable
 from definitions.layout import layout_of
 from millrace.events.v1 import events_pb2 as pb
@@ -40,7 +40,7 @@ def test_a_partial_of_another_layout_is_counted_as_such(world: Any) -> None:
     table = ItemTable(other)
     table.fold(world._events([1], [3], [10**15]))
     world.records.clear()
-    world.items.take_features(0, 4, item_features_key(3, 0), table.partial(3))
+    world.items.take_features(0, 4, item_features_key(3, 0), partial_value(1, table.partial(3)))
     assert [("item-features", "layout")] == world.records
 
 
@@ -55,7 +55,7 @@ def test_aggregates_appear_with_their_marker_and_not_before(world: Any) -> None:
         shown = world.sink.shown[-1]
         return shown.features[0, column], shown.item_markers
 
-    world.items.take_features(0, 60, item_features_key(3, 1), table.partial(3))
+    world.items.take_features(0, 60, item_features_key(3, 1), partial_value(1, table.partial(3)))
     assert (3.0, {0: 55}) == rated()
     world.items.take_features(0, 61, item_features_key(0, 1), marker_value(1, 2))
     assert (5.0, {0: 55, 1: 2}) == rated()
@@ -68,6 +68,25 @@ def test_a_marker_of_an_older_writer_is_ignored(world: Any) -> None:
     world.rank(3)
     assert {0: 55, 1: 100} == world.sink.shown[-1].item_markers
     assert ("item-features", "stale") == world.records[-1]
+
+
+def test_a_partial_of_an_older_writer_is_ignored(world: Any) -> None:
+    """Stopped between the check of its lease and its send, it still sends: the newer marker must not let that in."""
+    column = world.layout.feature_names.index("i_rated_all")
+    newer, older = ItemTable(world.layout), ItemTable(world.layout)
+    newer.fold(world._events([1, 2], [3, 3], [10**15, 10**15]))
+    older.fold(world._events([1], [3], [10**15]))
+
+    world.items.take_features(0, 60, item_features_key(3, 1), partial_value(5, newer.partial(3)))
+    world.items.take_features(0, 61, item_features_key(3, 1), partial_value(4, older.partial(3)))
+    world.items.take_features(0, 62, item_features_key(0, 1), marker_value(4, 1))
+    world.items.take_features(0, 63, item_features_key(0, 1), marker_value(5, 2))
+
+    assert ["stale", "stale", "marked"] == [outcome for _, outcome in world.records[-3:]]
+    world.rank(3)
+    shown = world.sink.shown[-1]
+    assert 5.0 == shown.features[0, column]
+    assert {0: 55, 1: 2} == shown.item_markers
 
 
 def test_popularity_is_ordered_anew_only_when_something_changed(world: Any) -> None:
