@@ -101,9 +101,9 @@ def start(component: Component, home: Home, inherited: Mapping[str, str]) -> Run
             env={**inherited, **component.environment()},
             start_new_session=True,
         )
-    if component.nice:  # at once: the threads that it starts later inherit it
+    if component.nice:
         with contextlib.suppress(ProcessLookupError):  # it ended already, and its probe will say so
-            os.setpriority(os.PRIO_PROCESS, child.pid, component.nice)
+            _stand_behind(child.pid, component.nice)
     started = start_mark(child.pid)
     _children[child.pid, started] = child
     run = RunFile(
@@ -120,6 +120,15 @@ def start(component: Component, home: Home, inherited: Mapping[str, str]) -> Run
     )
     run.write(home.run)
     return run
+
+
+def _stand_behind(pid: int, nice: int) -> None:
+    """Lower the process's priority, at once: the threads that it starts later inherit it."""
+    os.setpriority(os.PRIO_PROCESS, pid, nice)
+    # Where Linux schedules by session (autogroup), a nice value counts within the session only, and each part has one
+    # of its own: there the session's value is what orders the parts.
+    with contextlib.suppress(OSError):  # not Linux, or a kernel without it
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 def run_files(home: Home) -> dict[str, RunFile]:

@@ -48,10 +48,13 @@ def test_a_started_process_is_ready_and_known(component: Make, started: Start, h
 
 
 def test_a_part_that_can_wait_runs_behind_the_others(component: Make, started: Start) -> None:
-    """Its priority is set before it has threads, so that all of them have it."""
+    """Its priority is set before it has threads, so that all of them have it; also where Linux orders by session."""
     run = started(dataclasses.replace(component(), nice=7))
+    session = Path(f"/proc/{run.pid}/autogroup")
 
     assert 7 == psutil.Process(run.pid).nice()
+    if session.exists():
+        assert session.read_text().endswith(" nice 7\n")
 
 
 def test_stop_ends_it_in_time_and_forgets_it(component: Make, started: Start, home: Home) -> None:
