@@ -104,8 +104,29 @@ def decode_interactions(
     """
     messages, good, bad = _parse(pb.Interaction, records)
     columns = _interaction_columns(partition, messages, good)
-    keys = _keys_of(good)
-    refused = (
+    refused = refused_interactions(usecase, columns, _keys_of(good), check_clock=check_clock)
+    if not refused.any():
+        return columns, bad
+    bad += [
+        refused_record(usecase, good[index], messages[index], check_clock=check_clock)
+        for index in np.flatnonzero(refused).tolist()
+    ]
+    bad.sort(key=lambda each: each.offset)
+    return columns.take(~refused), bad
+
+
+def refused_interactions(
+    usecase: UseCase, columns: EventColumns, keys: npt.NDArray[np.uint64], *, check_clock: bool = True
+) -> npt.NDArray[np.bool_]:
+    """True (n,) for each interaction that `interaction_problem` or its key refuses; the same rules, over columns.
+
+    Args:
+        usecase: whose actions count.
+        columns: n interactions.
+        keys: uint64 (n,), each record's key as an id; 0 where it is none.
+        check_clock: as for `decode_interactions`.
+    """
+    refused: npt.NDArray[np.bool_] = (
         (columns.event_id == 0)
         | (columns.user_id == 0)
         | (columns.item_id == 0)
@@ -117,20 +138,24 @@ def decode_interactions(
     )
     if check_clock:
         refused |= (columns.timestamp_us >= 0) & (columns.event_time_us - columns.timestamp_us > CLOCK_AHEAD_US)
-    if not refused.any():
-        return columns, bad
-    for index in np.flatnonzero(refused).tolist():
-        record, message = good[index], messages[index]
-        clock_us = record.timestamp_us if check_clock else -1
-        # The ids first: a record without its ids cannot have the right key either.
-        problem = interaction_problem(usecase, message, clock_us)
-        if problem is None or problem.reason != MISSING_ID:
-            problem = _key_problem(record.key, message.user_id, "user_id") or problem
-        if problem is None:
-            raise AssertionError(f"offset {record.offset}: the column check and the record check disagree")
-        bad.append(BadRecord(record.offset, *problem, record.key, record.value))
-    bad.sort(key=lambda each: each.offset)
-    return columns.take(~refused), bad
+    return refused
+
+
+def refused_record(usecase: UseCase, record: LogRecord, message: pb.Interaction, *, check_clock: bool) -> BadRecord:
+    """Why `refused_interactions` refuses this one; AssertionError where the two disagree."""
+    # The ids first: a record without its ids cannot have the right key either.
+    problem = interaction_problem(usecase, message, record.timestamp_us if check_clock else -1)
+    if problem is None or problem.reason != MISSING_ID:
+        problem = _key_problem(record.key, message.user_id, "user_id") or problem
+    if problem is None:
+        raise AssertionError(f"offset {record.offset}: the column check and the record check disagree")
+    return BadRecord(record.offset, *problem, record.key, record.value)
+
+
+def malformed_record(record: LogRecord, name: str) -> BadRecord:
+    """The record as one whose value is no message of the type `name`."""
+    detail = f"no value; {name} is expected" if record.value is None else f"the value is no {name}"
+    return BadRecord(record.offset, MALFORMED, detail, record.key, record.value)
 
 
 def decode_items(
@@ -219,13 +244,10 @@ def _parse(
     bad: list[BadRecord] = []
     name = message_type.DESCRIPTOR.name
     for record in records:
-        if record.value is None:
-            bad.append(BadRecord(record.offset, MALFORMED, f"no value; {name} is expected", record.key, None))
-            continue
         try:
-            messages.append(parse(record.value))
-        except DecodeError:
-            bad.append(BadRecord(record.offset, MALFORMED, f"the value is no {name}", record.key, record.value))
+            messages.append(parse(record.value))  # type: ignore[arg-type]  # None raises
+        except (DecodeError, TypeError):
+            bad.append(malformed_record(record, name))
         else:
             good.append(record)
     return messages, good, bad

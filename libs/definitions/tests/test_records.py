@@ -2,12 +2,18 @@
 
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from definitions.column_decode import decode_interactions_columns
+from definitions.events import EventColumns
+from definitions.record_columns import RecordColumns
 from definitions.records import (
     CLOCK_AHEAD_US,
+    BadRecord,
     LogRecord,
     decode_impressions,
     decode_interactions,
@@ -26,6 +32,23 @@ def usecase(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
     path: Path = tmp_path_factory.mktemp("usecases") / "shop.yaml"
     path.write_text("usecase: shop\nactions: [{name: view}, {name: buy, label: 1}]\n")
     return load_usecase(path)
+
+
+Decode = Callable[..., tuple[EventColumns, list[BadRecord]]]
+
+
+@pytest.fixture(params=["records", "columns"])
+def decode(request: pytest.FixtureRequest) -> Decode:
+    """Both ways to read interactions; there is one answer."""
+    if request.param == "records":
+        return decode_interactions
+
+    def by_columns(
+        usecase: UseCase, partition: int, records: list[LogRecord], **more: Any
+    ) -> tuple[EventColumns, list[BadRecord]]:
+        return decode_interactions_columns(usecase, partition, RecordColumns.of(records), **more)
+
+    return by_columns
 
 
 def key(entity_id: int) -> bytes:
@@ -50,7 +73,7 @@ def record(message: pb.Interaction, offset: int = 0, record_key: bytes | None = 
     )
 
 
-def test_every_field_of_a_good_event_arrives(usecase: UseCase) -> None:
+def test_every_field_of_a_good_event_arrives(usecase: UseCase, decode: Decode) -> None:
     """A column holds what the message held, and where it lay on the log."""
     full = pb.Interaction(
         event_id=2**64 - 1,
@@ -68,7 +91,7 @@ def test_every_field_of_a_good_event_arrives(usecase: UseCase) -> None:
         category=13,
     )
 
-    columns, bad = decode_interactions(usecase, 3, [record(full, offset=42)])
+    columns, bad = decode(usecase, 3, [record(full, offset=42)])
 
     assert not bad
     assert len(columns) == 1
@@ -94,21 +117,21 @@ def test_every_field_of_a_good_event_arrives(usecase: UseCase) -> None:
     ],
 )
 def test_a_bad_event_is_named_and_its_neighbours_stay(
-    usecase: UseCase, changed: dict[str, object], reason: str
+    usecase: UseCase, decode: Decode, changed: dict[str, object], reason: str
 ) -> None:
     """One bad record costs itself alone."""
     records = [record(event(), 10), record(event(**changed), 11), record(event(event_id=12), 13)]
 
-    columns, bad = decode_interactions(usecase, 0, records)
+    columns, bad = decode(usecase, 0, records)
 
     assert columns.offset.tolist() == [10, 13]
     assert [(11, reason, records[1].value)] == [(each.offset, each.reason_name, each.value) for each in bad]
 
 
 @pytest.mark.parametrize("wrong", [None, b"5", key(6), key(5) + b"\0", key(0)])
-def test_a_key_that_is_not_the_user_is_refused(usecase: UseCase, wrong: bytes | None) -> None:
+def test_a_key_that_is_not_the_user_is_refused(usecase: UseCase, decode: Decode, wrong: bytes | None) -> None:
     """Such a record may lie in another partition than its user's state."""
-    columns, bad = decode_interactions(usecase, 0, [record(event(), 4, wrong)])
+    columns, bad = decode(usecase, 0, [record(event(), 4, wrong)])
 
     assert len(columns) == 0
     assert [each.reason_name for each in bad] == ["wrong_key"]
@@ -116,34 +139,34 @@ def test_a_key_that_is_not_the_user_is_refused(usecase: UseCase, wrong: bytes | 
 
 
 @pytest.mark.parametrize("value", [None, b"\xff\xff\xff", event().SerializeToString()[:-3]])
-def test_bytes_that_are_no_event_are_malformed(usecase: UseCase, value: bytes | None) -> None:
+def test_bytes_that_are_no_event_are_malformed(usecase: UseCase, decode: Decode, value: bytes | None) -> None:
     """Neither a null value nor cut bytes raise."""
-    columns, bad = decode_interactions(usecase, 0, [LogRecord(1, NOW_US, key(5), value), record(event(), 2)])
+    columns, bad = decode(usecase, 0, [LogRecord(1, NOW_US, key(5), value), record(event(), 2)])
 
     assert columns.offset.tolist() == [2]
     assert [(each.offset, each.reason_name) for each in bad] == [(1, "malformed")]
 
 
-def test_the_clock_is_the_brokers(usecase: UseCase) -> None:
+def test_the_clock_is_the_brokers(usecase: UseCase, decode: Decode) -> None:
     """Exactly five minutes ahead is allowed, the past always, and a record without timestamp is not judged."""
     exact = record(event(event_time_us=NOW_US + CLOCK_AHEAD_US), 1)
     old = record(event(event_time_us=1), 2)
     unstamped = record(event(event_time_us=NOW_US * 2), 3)._replace(timestamp_us=-1)
     future = record(event(event_time_us=NOW_US * 2), 4)
 
-    assert not decode_interactions(usecase, 0, [exact, old, unstamped])[1]
-    assert not decode_interactions(usecase, 0, [future], check_clock=False)[1]
-    assert len(decode_interactions(usecase, 0, [future])[1]) == 1
+    assert not decode(usecase, 0, [exact, old, unstamped])[1]
+    assert not decode(usecase, 0, [future], check_clock=False)[1]
+    assert len(decode(usecase, 0, [future])[1]) == 1
 
 
-def test_no_records_are_no_events(usecase: UseCase) -> None:
+def test_no_records_are_no_events(usecase: UseCase, decode: Decode) -> None:
     """An empty batch is normal."""
-    columns, bad = decode_interactions(usecase, 0, [])
+    columns, bad = decode(usecase, 0, [])
 
     assert (len(columns), len(bad)) == (0, 0)
 
 
-def test_columns_and_single_records_are_judged_alike(usecase: UseCase) -> None:
+def test_columns_and_single_records_are_judged_alike(usecase: UseCase, decode: Decode) -> None:
     """The collector asks about one event, consumers about batches: the answers agree on mutated bytes."""
     random_bytes = random.Random(3)  # noqa: S311  seeded on purpose
     records = []
@@ -153,7 +176,7 @@ def test_columns_and_single_records_are_judged_alike(usecase: UseCase) -> None:
             raw[random_bytes.randrange(len(raw))] = random_bytes.randrange(256)
         records.append(LogRecord(offset, NOW_US, key(5), bytes(raw)))
 
-    columns, bad = decode_interactions(usecase, 0, records)
+    columns, bad = decode(usecase, 0, records)
 
     assert len(records) == len(columns) + len(bad)
     assert 300 < len(bad) < 1_700
