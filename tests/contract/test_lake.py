@@ -176,9 +176,24 @@ def test_compaction_keeps_rows_and_positions(movies: Lake) -> None:
     for first in range(0, 12, 3):
         rows_of_a_day = table(first, first + 3, event_time_us=np.full(3, DAY_US))
         movies.append("interactions", rows_of_a_day, app_id=name(), version=first + 3)
-    movies.compact("interactions")
+    assert movies.compact("interactions") == (4, 1)
 
     assert len(DeltaTable(movies.uri("interactions")).file_uris()) == 1
+    assert movies.append("interactions", table(9, 12), app_id=name(), version=12) == 0
+    assert offsets(movies) == list(range(12))
+
+
+def test_vacuum_removes_what_no_commit_names(movies: Lake) -> None:
+    """Files that a compaction replaced and those of a killed commit go; rows and positions stay."""
+    for first in range(0, 12, 3):
+        movies.append("interactions", table(first, first + 3), app_id=name(), version=first + 3)
+    movies.compact("interactions")
+    (kept,) = {Path(uri).parent for uri in DeltaTable(movies.uri("interactions")).file_uris()}
+    (kept / "part-of-a-killed-commit.parquet").write_bytes(b"rows")
+
+    assert movies.vacuum("interactions", keep_hours=1) == 0  # a reader may have begun an hour ago
+    assert movies.vacuum("interactions", keep_hours=0) == 5
+    assert movies.next_offset("interactions", name()) == 12
     assert movies.append("interactions", table(9, 12), app_id=name(), version=12) == 0
     assert offsets(movies) == list(range(12))
 

@@ -19,6 +19,11 @@ class Settings(ProcessSettings):
     accept_loss: bool = Field(
         default=False, description="Go on where retention removed records that were never archived. Once, by hand."
     )
+    keep_hours: int = Field(
+        default=168,
+        ge=1,
+        description="Hours that files which the nightly compaction replaced stay readable.",
+    )
     drain_s: float = Field(default=20.0, gt=0, description="Longest time that a graceful stop may take.")
 
     @model_validator(mode="after")

@@ -33,6 +33,15 @@ def app_id(log_id: str, topic: str, partition: int) -> str:
 
 
 @dataclass(frozen=True)
+class Upkeep:
+    """What became of a table's files: `merged` small ones `into` fewer, and `removed`, which nothing names any more."""
+
+    merged: int
+    into: int
+    removed: int
+
+
+@dataclass(frozen=True)
 class Part:
     """What one partition adds: rows with their `offset` column, all below `next_offset`."""
 
@@ -137,11 +146,27 @@ class Lake:
             handle = self._open(table)
             return None if handle is None else handle.version()
 
-    def compact(self, table: str) -> None:
-        """Merge small files. Positions stay; writers may go on meanwhile."""
+    def compact(self, table: str) -> tuple[int, int]:
+        """Merge small files: how many, into how many. Rows and positions stay; writers may go on meanwhile."""
         with _translated(table):
-            if (handle := self._open(table)) is not None:
-                handle.optimize.compact()
+            if (handle := self._open(table)) is None:
+                return 0, 0
+            done = handle.optimize.compact()
+            return int(done["numFilesRemoved"]), int(done["numFilesAdded"])
+
+    def vacuum(self, table: str, keep_hours: int) -> int:
+        """Remove files that no commit of the last `keep_hours` names, and the log entries before them; how many files.
+
+        A file that a commit has written but not named yet is as old as that commit, so `keep_hours` must be longer than
+        any commit takes; readers of an older version lose it. Positions stay: they are in every log checkpoint.
+        """
+        with _translated(table):
+            if (handle := self._open(table)) is None:
+                return 0
+            gone = handle.vacuum(keep_hours, dry_run=False, enforce_retention_duration=False, full=True)
+            handle.create_checkpoint()
+            handle.cleanup_metadata()
+            return len(gone)
 
     def _open(self, table: str) -> DeltaTable | None:
         try:
@@ -186,6 +211,11 @@ def _check_expected(parts: Sequence[Part], positions: dict[str, int]) -> None:
                 f"{part.app_id}: the table is at offset {positions[part.app_id]}, this process left it at "
                 f"{part.expected}: another process owns the partition"
             )
+
+
+def table_names() -> dict[str, bool]:
+    """Every table, and whether all use cases share it."""
+    return {name: spec.shared for name, spec in TABLES.items()}
 
 
 def _spec(table: str) -> TableSpec:
