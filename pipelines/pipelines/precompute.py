@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 from bundle import Bundle, IntInputs
-from definitions.assembly import Assembled, RequestContext, assemble
+from definitions.assembly import Assembled, RequestContext, assemble, past_items
 from definitions.item_snapshot import ItemSnapshot
 from definitions.layout import Layout
 from definitions.packed import unpack_user_row
@@ -127,11 +127,12 @@ def _lists(
 ) -> list[UserList]:
     """The best unseen candidates of each user, best first; ties by item id, as the gateway breaks them."""
     packed = rows.read_many(members)
-    view = items.view(candidates, plan.time_us)
     context = RequestContext(device=0, surface=0, country=0)
+    users = [unpack_user_row(layout, packed[user]) if user in packed else None for user in members]
+    past = [part for part in (past_items(layout, row) for row in users) if part is not None]
+    view = items.view(candidates, plan.time_us, np.unique(np.concatenate(past)) if past else None)
     assembled, seen = [], []
-    for user in members:
-        row = unpack_user_row(layout, packed[user]) if user in packed else None
+    for row in users:
         assembled.append(assemble(layout, row, view, context, plan.time_us))
         seen.append(np.zeros(len(candidates), bool) if row is None else row.seen_mask(candidates))
     scores = score(assembled).reshape(len(members), len(candidates)) if members else np.empty((0, 0), np.float32)

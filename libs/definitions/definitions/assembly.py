@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from definitions.events import UNITS_PER_VALUE
 from definitions.item_snapshot import ItemColumns
 from definitions.layout import Layout
-from definitions.plan import TableColumn
+from definitions.plan import Residual, TableColumn
 from definitions.tiles import ratio
 from definitions.user_values import UserAt, UserView
 
@@ -52,6 +53,8 @@ def assemble(
     for seen in layout.seen_columns:
         ids = set(user.history(seen.history)[0])
         features[:, seen.position] = [item_id in ids for item_id in items.item_ids.tolist()]
+    for index, residual in enumerate(layout.residuals):
+        _put_residuals(features, residual, user, items, index)
     return Assembled(features, user_ints(layout, user, context), items.ints, user.tied)
 
 
@@ -59,7 +62,7 @@ def user_ints(layout: Layout, user: UserAt, context: RequestContext) -> npt.NDAr
     """int64 (Ku,) as `Layout.user_int_names`: last-k ids (the uint64 bits) and values, user and context codes."""
     ints = np.zeros(len(layout.user_int_names), np.int64)
     for spec in layout.history_ints:
-        ids, values = user.history(spec.history)
+        ids, values, _ = user.history(spec.history)
         if ids:
             ints[spec.start : spec.start + len(ids)] = np.array(ids, np.uint64).view(np.int64)
             ints[spec.start + spec.k : spec.start + spec.k + len(values)] = values
@@ -70,6 +73,38 @@ def user_ints(layout: Layout, user: UserAt, context: RequestContext) -> npt.NDAr
     for place in layout.context_ints:
         ints[place.start] = getattr(context, place.source)
     return ints
+
+
+def past_items(layout: Layout, row: UserView | None) -> npt.NDArray[np.uint64] | None:
+    """Ids whose means `assemble` may need, for `ItemSnapshot.view`; None where the layout compares with no mean."""
+    if row is None or not layout.residuals:
+        return None
+    ids = {moment.item_id for moment in row.block}
+    for history in {residual.history for residual in layout.residuals}:
+        ids.update(row.history(history)[1])
+    return np.array(sorted(ids), np.uint64)
+
+
+def _put_residuals(
+    features: npt.NDArray[np.float32], residual: Residual, user: UserAt, items: ItemColumns, index: int
+) -> None:
+    """Sums run from the newest event to the oldest, as backfill's do: the same bits."""
+    ids, values, categories = user.history(residual.history)
+    means = items.past_means(np.array(ids, np.uint64), index)
+    gaps = np.array(values, np.int64) / UNITS_PER_VALUE - means
+    sums = np.concatenate([[0.0], np.cumsum(gaps)])
+    for last, position in residual.newest:
+        n = min(last, len(ids))
+        features[:, position] = sums[n] / n if n else 0.0
+    if residual.of_category is not None:
+        by_category: dict[int, tuple[float, int]] = {}
+        for category, gap in zip(categories, gaps.tolist(), strict=True):
+            total, n = by_category.get(category, (0.0, 0))
+            by_category[category] = total + gap, n + 1
+        by_category.pop(0, None)  # events without a category are not alike
+        found = [by_category.get(category, (0.0, 0)) for category in items.category.tolist()]
+        features[:, residual.of_category] = [total / n if n else 0.0 for total, n in found]
+        features[:, residual.of_category + 1] = [n for _, n in found]
 
 
 def _of_category(user: UserAt, column: TableColumn, category: npt.NDArray[np.uint32]) -> list[float]:

@@ -15,11 +15,11 @@ import numpy.typing as npt
 from millrace.events.v1 import events_pb2 as pb
 
 from definitions.attributes import main_category, read_attributes
-from definitions.events import EventColumns, micros
-from definitions.item_values import Gathered, item_features
+from definitions.events import UNITS_PER_VALUE, EventColumns, micros
+from definitions.item_values import Gathered, item_features, window_value
 from definitions.kernel import Moment, TableState, UserFolder, UserState, decayed_add
 from definitions.layout import Layout
-from definitions.plan import CodeInts, Decay, History, Selector, Side, Table
+from definitions.plan import CodeInts, Decay, History, Residual, Selector, Side, Table, WindowColumn
 from definitions.tiles import NEVER, ratio
 from definitions.timeline import Column, Ids, Ints, KeyReads, Matches, Timeline
 from definitions.user_values import table_at
@@ -87,23 +87,40 @@ def backfill(
             features[:, side.positions] = item_features(side, reads.gathered(numbers), queries.time_us)
     histories = [user_side.history(history) for history in layout.user.histories]
     for seen in layout.seen_columns:
-        ids, there = histories[seen.history][0], histories[seen.history][2]
-        features[:, seen.position] = ((ids == queries.item_id[:, None]) & there).any(axis=1)
-    if layout.table_columns:
+        past = histories[seen.history]
+        features[:, seen.position] = ((past.ids == queries.item_id[:, None]) & past.there).any(axis=1)
+    if layout.table_columns or layout.residuals:
         categories = _categories(layout, items, queries.item_id)
+        for residual in layout.residuals:
+            means = item_side.past_means(histories[residual.history], layout.item.window_columns[residual.mean])
+            _put_residuals(features, residual, histories[residual.history], means, categories)
         for position, column in _table_columns(layout, user_side, queries, categories):
             features[:, position] = column
     user_ints = np.zeros((len(queries), len(layout.user_int_names)), np.int64)
     for spec in layout.history_ints:
-        ids, values, _ = histories[spec.history]
-        user_ints[:, spec.start : spec.start + spec.k] = ids.view(np.int64)
-        user_ints[:, spec.start + spec.k : spec.start + 2 * spec.k] = values
+        past = histories[spec.history]
+        user_ints[:, spec.start : spec.start + spec.k] = past.ids.view(np.int64)
+        user_ints[:, spec.start + spec.k : spec.start + 2 * spec.k] = past.values
     item_ints = np.zeros((len(queries), len(layout.item_int_names)), np.int64)
     _put_codes(user_ints, user_codes, layout.user_code_ints)
     _put_codes(item_ints, item_codes, layout.item_code_ints)
+    if layout.item_id_int is not None:
+        item_ints[:, layout.item_id_int] = queries.item_id.view(np.int64)
     for place in layout.context_ints:
         user_ints[:, place.start] = getattr(queries, place.source)
     return Backfilled(features, user_ints, item_ints)
+
+
+@dataclass(frozen=True, eq=False)
+class Past:
+    """A history at each query, newest first, all (n, k): ids uint64, values int64 in 1e-6 units, categories int64;
+    0 where it is shorter, and there `there` is false.
+    """
+
+    ids: Ids
+    values: Ints
+    categories: Ints
+    there: npt.NDArray[np.bool_]
 
 
 class _SideReads:
@@ -190,20 +207,66 @@ class _SideReads:
         index, found = matches.newest(self.start, self.end)
         return np.where(found, np.array(sums)[index], 0.0), np.where(found, times[index], NEVER)
 
-    def history(self, history: History) -> tuple[Ids, Ints, npt.NDArray[np.bool_]]:
-        """Ids (n, k), values (n, k) in 1e-6 units, newest first, 0 where there is none; and where there is one."""
+    def past_means(self, past: Past, window: WindowColumn) -> npt.NDArray[np.float32]:
+        """A window column of the items of a past, each at its query's time: float32 (n, k), 0 where there is none."""
+        times = np.broadcast_to(self._times[:, None], past.ids.shape)[past.there]
+        reads = self.timeline.of(past.ids[past.there])
+        end = reads.before(times)
+
+        def window_sum(index: int) -> Ints:
+            spec = self.side.sums[index]
+            measure = self.side.measures[spec.measure]
+            amounts = self.value if measure.is_sum else np.ones_like(self.value)
+            column = Column(np.where(self.matching(measure.selector), amounts, 0))
+            if spec.window_us is None:
+                return column.between(reads.starts, end)
+            return column.between(reads.before((times - spec.window_us) // spec.hop_us * spec.hop_us), end)
+
+        num, den = window_sum(window.num), None if window.den is None else window_sum(window.den)
+        if window.ttl_us is not None:
+            fresh = (end > reads.starts) & (self.timeline.times[np.maximum(end - 1, 0)] >= times - window.ttl_us)
+            num, den = num * fresh, None if den is None else den * fresh
+        means = np.zeros(past.ids.shape, np.float32)
+        means[past.there] = window_value(window, num, den)
+        return means
+
+    def history(self, history: History) -> Past:
+        """The newest k matching events of each query's key."""
         matches = Matches(self.matching(history.selector))
         ids = np.zeros((len(self.end), history.k), np.uint64)
         values = np.zeros((len(self.end), history.k), np.int64)
+        categories = np.zeros((len(self.end), history.k), np.int64)
         there = np.zeros((len(self.end), history.k), np.bool_)
         if len(matches.places):
             matched_ids, matched_values = self.item_id[matches.places], self.value[matches.places]
+            matched_categories = self.category[matches.places]
             for back in range(history.k):
                 index, found = matches.newest(self.start, self.end, back)
                 there[:, back] = found
                 ids[:, back] = np.where(found, matched_ids[index], 0)
                 values[:, back] = np.where(found, matched_values[index], 0)
-        return ids, values, there
+                categories[:, back] = np.where(found, matched_categories[index], 0)
+        return Past(ids, values, categories, there)
+
+
+def _put_residuals(
+    features: npt.NDArray[np.float32],
+    residual: Residual,
+    past: Past,
+    means: npt.NDArray[np.float32],
+    categories: Ints,
+) -> None:
+    """Sums run from the newest event to the oldest, as assembly's do: the same bits."""
+    gaps = np.where(past.there, past.values / UNITS_PER_VALUE - means, 0.0)
+    sums, held = np.cumsum(gaps, axis=1), past.there.sum(axis=1)
+    for last, position in residual.newest:
+        n = np.minimum(held, last)
+        features[:, position] = np.divide(sums[:, last - 1], n, out=np.zeros(len(n)), where=n > 0)
+    if residual.of_category is not None:
+        alike = past.there & (past.categories == categories[:, None]) & (categories[:, None] != 0)
+        total, n = np.cumsum(np.where(alike, gaps, 0.0), axis=1)[:, -1], alike.sum(axis=1)
+        features[:, residual.of_category] = np.divide(total, n, out=np.zeros(len(n)), where=n > 0)
+        features[:, residual.of_category + 1] = n
 
 
 def _stack(columns: Sequence[npt.NDArray[Any]], like: Ints, dtype: type[T]) -> npt.NDArray[T]:

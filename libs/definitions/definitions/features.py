@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from definitions.durations import check_window, duration_us
 from definitions.events import UNITS_PER_VALUE
 
+ITEM_ID = "item_id"  # the int64 column of a candidate's id, where a graph scores it against a history
 FeatureName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 DurationUs = Annotated[int, BeforeValidator(duration_us)]
 Window = Annotated[str, BeforeValidator(check_window)]
@@ -184,6 +185,37 @@ class CandidateSeen(_Feature):
     history: FeatureName
 
 
+class RecentResidual(_Feature):
+    """Mean of value - item mean at t over the newest n of a history, for each n of `last`; and over those of the
+    candidate's category, with their count. No event gives 0.
+    """
+
+    of: Literal["cross"]
+    kind: Literal["recent_residual"]
+    group: Literal["base", "relative", "history"] = "relative"
+    history: FeatureName
+    last: tuple[Annotated[int, Field(ge=1, le=512)], ...] = (1, 5, 20, 64)
+    item_mean: FeatureName = Field(description="A `mean` of items; its longest window is read.")
+
+    @model_validator(mode="after")
+    def _last_ascends(self) -> Self:
+        if not self.last or list(self.last) != sorted(set(self.last)):
+            raise ValueError("`last` must ascend without repeats, such as [1, 5, 20, 64]")
+        return self
+
+
+class HistoryScore(_Feature):
+    """The candidate against a history by item-item matrices, computed in the ONNX graph: no column of its own. The
+    graph takes the history's ids and values and the candidate's id, all int64.
+    """
+
+    of: Literal["cross"]
+    kind: Literal["history_score"]
+    group: Literal["base", "relative", "history"] = "history"
+    history: FeatureName
+    scores: tuple[Literal["residual_knn", "ridge", "ease", "ease_residual"], ...] = ("residual_knn",)
+
+
 class Attribute(_Feature):
     """An attribute: a number as a float column, categories as int64 columns."""
 
@@ -201,32 +233,25 @@ class ContextCode(_Feature):
     source: Literal["device", "surface", "country"] = Field(alias="from")
 
 
-def _kind_is_here(value: object) -> object:
-    if isinstance(value, dict) and value.get("kind") in ("recent_residual", "history_score"):
-        raise ValueError(f"kind {value['kind']!r} is not available yet; remove feature {value.get('name')!r}")
-    return value
-
-
 Feature = Annotated[
-    Annotated[
-        Count
-        | Sum
-        | Mean
-        | Rate
-        | DecayedCount
-        | DecayedMean
-        | DecayedRate
-        | Recency
-        | LastK
-        | Affinity
-        | AffinityShare
-        | AffinityRate
-        | CandidateSeen
-        | Attribute
-        | ContextCode,
-        Field(discriminator="kind"),
-    ],
-    BeforeValidator(_kind_is_here),
+    Count
+    | Sum
+    | Mean
+    | Rate
+    | DecayedCount
+    | DecayedMean
+    | DecayedRate
+    | Recency
+    | LastK
+    | Affinity
+    | AffinityShare
+    | AffinityRate
+    | CandidateSeen
+    | RecentResidual
+    | HistoryScore
+    | Attribute
+    | ContextCode,
+    Field(discriminator="kind"),
 ]
 
 

@@ -1,7 +1,7 @@
 """All items in memory, column by column: aggregates merged over partitions, attributes, and their values at time t."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
@@ -17,6 +17,8 @@ from definitions.plan import Side
 from definitions.tiles import NEVER, end_tile, first_tile, ring_length
 
 _FIRST_CAPACITY = 1024
+_NO_IDS = np.zeros(0, np.uint64)
+_NO_MEANS = np.zeros((0, 0), np.float32)
 _STALE = 0  # no tile time's number
 
 
@@ -25,6 +27,9 @@ class ItemColumns:
     """Items at one time. `known`: in the catalogue. `features` float32 (n, item columns in layout order), `ints` int64
     (n, `Layout.item_int_names`), `category` uint32 (n,) main category codes, `codes` uint32 (n, code columns) of every
     category attribute (`Layout.item.codes`), `markers` partition -> offset below which its partials are in.
+
+    `past_ids` uint64 (m,), ascending: items of a user's past; `past` float32 (m, residuals): for each of
+    `Layout.residuals` their mean column at the same time, of the same cut.
     """
 
     item_ids: npt.NDArray[np.uint64]
@@ -34,9 +39,20 @@ class ItemColumns:
     category: npt.NDArray[np.uint32]
     codes: npt.NDArray[np.uint32]
     markers: dict[int, int]
+    past_ids: npt.NDArray[np.uint64] = field(default_factory=lambda: _NO_IDS)
+    past: npt.NDArray[np.float32] = field(default_factory=lambda: _NO_MEANS)
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    def past_means(self, item_ids: npt.NDArray[np.uint64], residual: int) -> npt.NDArray[np.float32]:
+        """Means (n,) of items of the past. KeyError if the view was not asked for one of them."""
+        if not len(item_ids):
+            return np.zeros(0, np.float32)
+        places = np.searchsorted(self.past_ids, item_ids)
+        if not len(self.past_ids) or (self.past_ids.take(places, mode="clip") != item_ids).any():
+            raise KeyError("the view lacks items of the user's past; give it `past_items(layout, row)`")
+        return np.asarray(self.past[places, residual])
 
 
 class _Arrays:
@@ -155,12 +171,18 @@ class ItemSnapshot:
         with self._lock:
             return np.asarray(self._arrays.known.take(self._index.find(item_ids)))
 
-    def view(self, item_ids: npt.NDArray[np.uint64], time_us: int) -> ItemColumns:
-        """The items at t, in the order asked; unknown ones are empty, not an error."""
+    def view(
+        self, item_ids: npt.NDArray[np.uint64], time_us: int, past_ids: npt.NDArray[np.uint64] | None = None
+    ) -> ItemColumns:
+        """The items at t, in the order asked; unknown ones are empty, not an error.
+
+        `past_ids` (`assembly.past_items`): their means come with the view, of the same cut.
+        """
         with self._lock:
             arrays, rows = self._arrays, self._index.find(item_ids)
             features = self._steady(rows, time_us)
             gathered = self._gather(rows, None) if self._moves else None
+            past = _NO_MEANS if past_ids is None else self._past(past_ids, time_us)
             known, category = arrays.known.take(rows), arrays.category.take(rows)
             codes = arrays.codes.take(rows, axis=0)
             markers = self._markers
@@ -170,11 +192,27 @@ class ItemSnapshot:
             item_ids=item_ids,
             known=known,
             features=features,
-            ints=(codes if self._all_codes else codes.take(self._int_codes, axis=1)).astype(np.int64),
+            ints=self._ints(item_ids, codes),
             category=category,
             codes=codes,
             markers=markers,
+            past_ids=_NO_IDS if past_ids is None else past_ids,
+            past=past,
         )
+
+    def _ints(self, item_ids: npt.NDArray[np.uint64], codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+        ints = (codes if self._all_codes else codes.take(self._int_codes, axis=1)).astype(np.int64)
+        place = self._layout.item_id_int
+        return ints if place is None else np.insert(ints, place, item_ids.view(np.int64), axis=1)
+
+    def _past(self, past_ids: npt.NDArray[np.uint64], time_us: int) -> npt.NDArray[np.float32]:
+        """The means (m, residuals) that the layout's residuals compare with."""
+        rows = self._index.find(past_ids)
+        features = self._steady(rows, time_us)
+        if self._moves:
+            move_features(self._side, self._gather(rows, None), time_us, features)
+        means = [self._side.window_columns[residual.mean].position for residual in self._layout.residuals]
+        return features[:, [self._side.places[position] for position in means]]
 
     def popular(self, limit: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]:
         """The catalogue's items with the largest label-weighted totals, best first, ties by id: ids, scores."""

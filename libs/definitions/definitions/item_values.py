@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from definitions.plan import Side
+from definitions.plan import Side, WindowColumn
 from definitions.tiles import NEVER, ratio
 
 _SECOND_US = 1e6
@@ -37,6 +37,15 @@ def item_features(side: Side, items: Gathered, time_us: int | npt.NDArray[np.int
     return features
 
 
+def window_value(
+    window: WindowColumn, num: npt.NDArray[np.int64], den: npt.NDArray[np.int64] | None
+) -> npt.NDArray[np.float64]:
+    """count, sum, mean or rate (n,) of a window's sums (n,)."""
+    if den is None:
+        return num / window.scale
+    return ratio(num, den, window.scale, window.prior.mean, window.prior.weight)
+
+
 def moves(side: Side) -> bool:
     """Does any column change between one tile and the next, with no event."""
     expires = any(window.ttl_us is not None for window in side.window_columns)
@@ -50,9 +59,7 @@ def steady_features(side: Side, items: Gathered) -> npt.NDArray[np.float32]:
     sums = [_sum(side, items, index) for index in range(len(side.sums))]
     for window in side.window_columns:
         num, den = sums[window.num], None if window.den is None else sums[window.den]
-        features[:, place[window.position]] = (
-            num / window.scale if den is None else ratio(num, den, window.scale, window.prior.mean, window.prior.weight)
-        )
+        features[:, place[window.position]] = window_value(window, num, den)
     for number in side.number_columns:
         values = items.numbers[:, number.number]
         features[:, place[number.position]] = np.where(np.isnan(values), number.default, values)

@@ -116,10 +116,15 @@ class UserState:
         self.tables = [TableState() for _ in side.tables]
         self.seen: dict[int, None] = {}  # hashes of items, the latest last
 
-    def history(self, index: int) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
-        """Times, item ids and values of a history's events outside the block, ascending."""
+    def history(self, index: int) -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]:
+        """Times, item ids, values and categories of a history's events outside the block, ascending."""
         moments = self.histories[index]
-        return [m.time_us for m in moments], [m.item_id for m in moments], [m.value for m in moments]
+        return (
+            [m.time_us for m in moments],
+            [m.item_id for m in moments],
+            [m.value for m in moments],
+            [m.category for m in moments],
+        )
 
     def table(self, index: int) -> TableState:
         """A table without the block's events."""

@@ -6,6 +6,7 @@ Rows, item partials, assembly and backfill follow this plan; `layout_hash` names
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Generic, TypeVar
 
 import xxhash
@@ -20,11 +21,13 @@ from definitions.plan import (
     ContextInt,
     Decay,
     DecayedColumn,
+    GraphScores,
     History,
     HistoryInts,
     Measure,
     NumberColumn,
     RecencyColumn,
+    Residual,
     SeenColumn,
     Selector,
     Side,
@@ -43,7 +46,8 @@ class Layout:
 
     `feature_names`: the float32 columns of the model in order, with their `feature_groups`. `user_int_names`: int64
     columns of a request (last-k ids and values, user codes, context codes). `item_int_names`: int64 columns of each
-    candidate (item codes). `layout_hash`: low 32 bits of xxh3_64 over what changes bytes or values.
+    candidate (item codes; at `item_id_int` its id, where a graph scores it against a history). `layout_hash`: low 32
+    bits of xxh3_64 over what changes bytes or values.
     """
 
     usecase: UseCase
@@ -59,10 +63,13 @@ class Layout:
     item: Side
     table_columns: tuple[TableColumn, ...]
     seen_columns: tuple[SeenColumn, ...]
+    residuals: tuple[Residual, ...]
+    graph_scores: tuple[GraphScores, ...]
     history_ints: tuple[HistoryInts, ...]
     user_code_ints: tuple[CodeInts, ...]
     context_ints: tuple[ContextInt, ...]
     item_code_ints: tuple[CodeInts, ...]
+    item_id_int: int | None
     seen_actions: frozenset[int]
     popularity: tuple[tuple[int, float], ...] = field(repr=False)
     """(item measure, label weight): an item's popularity is the weighted sum of these totals."""
@@ -172,6 +179,9 @@ class _Planner:
         self.tables: dict[str, tuple[int, int | None]] = {}
         self.table_columns: list[TableColumn] = []
         self.seen_columns: list[SeenColumn] = []
+        self.residual_columns: list[tuple[kinds.RecentResidual, tuple[tuple[int, int], ...], int | None]] = []
+        self.graph_scores: list[GraphScores] = []
+        self.item_id_int: int | None = None
         self.history_ints: list[HistoryInts] = []
         self.user_code_ints: list[CodeInts] = []
         self.item_code_ints: list[CodeInts] = []
@@ -218,6 +228,18 @@ class _Planner:
             case kinds.CandidateSeen():
                 position = self._column(feature.name, feature)
                 self.seen_columns.append(SeenColumn(position, self.histories[feature.history]))
+            case kinds.RecentResidual():
+                newest = tuple((n, self._column(f"{feature.name}_{n}", feature)) for n in feature.last)
+                of_category = None
+                if self.usecase.category is not None:
+                    of_category = self._column(f"{feature.name}_category", feature)
+                    self._column(f"{feature.name}_category_n", feature)
+                self.residual_columns.append((feature, newest, of_category))
+            case kinds.HistoryScore():
+                self.graph_scores.append(GraphScores(feature.name, self.histories[feature.history], feature.scores))
+                if self.item_id_int is None:
+                    self.item_id_int = len(self.item_ints)
+                    self.item_ints.append((kinds.ITEM_ID, feature.group))
             case kinds.Attribute():
                 self._attribute(feature)
             case kinds.ContextCode():
@@ -277,6 +299,18 @@ class _Planner:
         else:
             names += [(f"{feature.name}_{i}", feature.group) for i in range(codes.width)]
 
+    def residuals(self) -> tuple[Residual, ...]:
+        """Once all columns are known: the means may stand after what reads them."""
+        means = {column.position: index for index, column in enumerate(self.sides["item"].window_columns)}
+        found = []
+        for feature, newest, of_category in self.residual_columns:
+            mean = next(other for other in self.usecase.features if other.name == feature.item_mean)
+            assert isinstance(mean, kinds.Mean)  # noqa: S101  the use case was checked
+            longest = max(mean.windows, key=lambda window: inf if window == ALL else duration_us(window))
+            position = [name for name, _ in self.names].index(f"{mean.name}_{longest}")
+            found.append(Residual(self.histories[feature.history], means[position], newest, of_category))
+        return tuple(found)
+
     def popularity(self) -> tuple[tuple[int, float], ...]:
         """Item totals, one for each action with a label weight."""
         items = self.sides["item"]
@@ -318,10 +352,13 @@ def layout_of(usecase: UseCase, revision: int = 1) -> Layout:
         item=plan.sides["item"].finish(),
         table_columns=tuple(plan.table_columns),
         seen_columns=tuple(plan.seen_columns),
+        residuals=plan.residuals(),
+        graph_scores=tuple(plan.graph_scores),
         history_ints=tuple(plan.history_ints),
         user_code_ints=tuple(plan.user_code_ints),
         context_ints=tuple(plan.context_ints),
         item_code_ints=tuple(plan.item_code_ints),
+        item_id_int=plan.item_id_int,
         seen_actions=frozenset(usecase.action_code(name) for name in usecase.seen.actions),
         popularity=popularity,
     )

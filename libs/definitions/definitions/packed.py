@@ -187,11 +187,12 @@ class UserRow:
         before = sum(self._history_lens[:index])
         return self._histories_at + _MOMENT_BYTES * before
 
-    def history(self, index: int) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
-        """Times, item ids and values of a history's events outside the block, ascending."""
+    def history(self, index: int) -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]:
+        """Times, item ids, values and categories of a history's events outside the block, ascending."""
         n, at = self._history_lens[index], self._history_at(index)
         times_and_ids = _struct(f"<{n}q{n}Q").unpack_from(self._bytes, at)
-        return times_and_ids[:n], times_and_ids[n:], _struct(f"<{n}q").unpack_from(self._bytes, at + 20 * n)
+        values_and_categories = _struct(f"<{n}q{n}I").unpack_from(self._bytes, at + 20 * n)
+        return times_and_ids[:n], times_and_ids[n:], values_and_categories[:n], values_and_categories[n:]
 
     def table(self, index: int) -> TableState:
         """A table without the block's events."""

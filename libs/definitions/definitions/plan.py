@@ -137,6 +137,28 @@ class SeenColumn:
 
 
 @dataclass(frozen=True)
+class Residual:
+    """Mean of value - item mean over parts of a history: of each (n, position) the newest n; of the candidate's
+    category, with their count in the column after it, where there are categories. `mean`: which of the item side's
+    window columns.
+    """
+
+    history: int
+    mean: int
+    newest: tuple[tuple[int, int], ...]
+    of_category: int | None
+
+
+@dataclass(frozen=True)
+class GraphScores:
+    """Scores that the graph computes from a history's ids and values and the candidate's id."""
+
+    name: str
+    history: int
+    scores: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class HistoryInts:
     """Where a history's k ids begin among the user ints; its k values follow."""
 

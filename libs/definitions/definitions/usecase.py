@@ -13,6 +13,7 @@ from definitions.durations import duration_us
 from definitions.errors import UseCaseError
 from definitions.events import COLUMN_TYPES, micros
 from definitions.features import (
+    ITEM_ID,
     ActionSet,
     Affinity,
     AffinityRate,
@@ -21,7 +22,10 @@ from definitions.features import (
     CandidateSeen,
     Condition,
     Feature,
+    HistoryScore,
     LastK,
+    Mean,
+    RecentResidual,
     action_sets,
 )
 
@@ -252,7 +256,7 @@ class UseCase(Spec):
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
         _unique("actions", self.action_names)
-        _unique("features", tuple(feature.name for feature in self.features))
+        _unique("features", (*(feature.name for feature in self.features), ITEM_ID))
         for where, name in [("seen.actions", name) for name in self.seen.actions] + [
             ("label.examples", name) for name in self.label.examples
         ]:
@@ -290,16 +294,25 @@ class UseCase(Spec):
                     f"feature {feature.name}: `from: {feature.source}` is no number or category attribute of "
                     f"{feature.of}s; declare it under attributes.{feature.of}"
                 )
-        wanted: dict[str, type[LastK | Affinity]] = {}
+        wanted: dict[str, type[LastK | Affinity | Mean]] = {}
         if isinstance(feature, AffinityShare | AffinityRate):
             wanted = {feature.table: Affinity}
             if self.category is None:
                 raise ValueError(f"feature {feature.name} compares categories; declare `category: item.<attribute>`")
-        elif isinstance(feature, CandidateSeen):
+        elif isinstance(feature, CandidateSeen | HistoryScore):
             wanted = {feature.history: LastK}
+        elif isinstance(feature, RecentResidual):
+            wanted = {feature.history: LastK, feature.item_mean: Mean}
         for name, kind_wanted in wanted.items():
-            if not any(other.name == name and isinstance(other, kind_wanted) for other in self.features):
+            found = next((other for other in self.features if other.name == name), None)
+            if not isinstance(found, kind_wanted):
                 raise ValueError(f"feature {feature.name}: there is no {kind_wanted.__name__} feature named {name!r}")
+            if isinstance(found, Mean) and found.of != "item":
+                raise ValueError(f"feature {feature.name}: {name!r} is a mean of users; name a mean `of: item`")
+            if isinstance(feature, RecentResidual) and isinstance(found, LastK) and feature.last[-1] > found.k:
+                raise ValueError(
+                    f"feature {feature.name}: last {feature.last[-1]} is more than {name} keeps; at most {found.k}"
+                )
 
     def _check_columns(self) -> None:
         fields = COLUMN_TYPES.keys() - {"partition", "offset", "timestamp_us"}

@@ -27,8 +27,8 @@ class UserView(Protocol):
     def block(self) -> list[Moment]:
         """The newest 16 events, ascending."""
 
-    def history(self, index: int) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
-        """Times, ids and values of older events, ascending."""
+    def history(self, index: int) -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]:
+        """Times, ids, values and categories of older events, ascending."""
 
     def table(self, index: int) -> TableState:
         """Weights of older events."""
@@ -111,21 +111,23 @@ class UserAt:
             found = self._tables[index] = table_at(spec, older, self.before, self._time_us)
         return found
 
-    def history(self, index: int) -> tuple[list[int], list[int]]:
-        """Item ids and values (1e-6 units) of a history's newest k events before t, newest first."""
+    def history(self, index: int) -> tuple[list[int], list[int], list[int]]:
+        """Item ids, values (1e-6 units) and categories of a history's newest k events before t, newest first."""
         if self._view is None:
-            return [], []
+            return [], [], []
         spec = self._side.histories[index]
         newer = self._newer(spec.selector)[::-1]
         ids, values = [moment.item_id for moment in newer], [moment.value for moment in newer]
+        categories = [moment.category for moment in newer]
         if len(ids) < spec.k:
-            times, older_ids, older_values = self._view.history(index)
+            times, older_ids, older_values, older_categories = self._view.history(index)
             end = len(times)
             while end and times[end - 1] >= self._time_us:  # only where `tied`
                 end -= 1
             ids += older_ids[:end][::-1]
             values += older_values[:end][::-1]
-        return ids[: spec.k], values[: spec.k]
+            categories += older_categories[:end][::-1]
+        return ids[: spec.k], values[: spec.k], categories[: spec.k]
 
     def codes(self) -> list[int]:
         """The user's category codes, 0 = absent."""

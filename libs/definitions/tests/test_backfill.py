@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from definitions.assembly import Assembled, RequestContext, assemble
+from definitions.assembly import Assembled, RequestContext, assemble, past_items
 from definitions.backfill import Backfilled, Queries, backfill
 from definitions.dedupe import Deduper, first_occurrences
 from definitions.events import EventColumns
@@ -31,7 +31,8 @@ def layout(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """Every kind of feature; `narrow` has tables of two categories, so that what they forget must agree as well."""
     text = (Path(__file__).parent / "everything.yaml").read_text()
     if request.param == "narrow":
-        text = text.replace("kind: affinity, k: 40", "kind: affinity, k: 2").replace("k: 20", "k: 3")
+        text = text.replace("kind: affinity, k: 40", "kind: affinity, k: 2")
+        text = text.replace("k: 20", "k: 3").replace("last: [1, 5, 20]", "last: [1, 3]")
         text = text.replace("table: u_genre, prior", "table: u_old, prior").replace(
             "  - {name: x_share",
             "  - {name: u_old, of: user, kind: affinity, action: [view, rate], k: 3, half_life: 2d, "
@@ -100,7 +101,7 @@ class Stream:
 
     def assemble(self, user: int, item: int, time_us: int, context: RequestContext) -> Assembled:
         row = unpack_user_row(self.layout, self.users.row(user, 1))
-        view = self.snapshot.view(np.array([item], np.uint64), time_us)
+        view = self.snapshot.view(np.array([item], np.uint64), time_us, past_items(self.layout, row))
         return assemble(self.layout, row, view, context, time_us)
 
 

@@ -129,7 +129,7 @@ def test_the_catalogue_gives_attributes_and_takes_them_back(layout: Layout) -> N
     snapshot.put_item(pb.Item(id=4, attributes={"genre": pb.AttributeValue(text="Drama")}))
     view = snapshot.view(ids(3, 99), BASE)
 
-    assert (view.ints.tolist(), view.category.tolist()) == ([[8, 9, 0, 0], [0] * 4], [8, 0])
+    assert (view.ints.tolist(), view.category.tolist()) == ([[3, 8, 9, 0, 0], [99] + [0] * 4], [8, 0])
     assert (value(layout, view, "i_year"), view.known.tolist(), len(snapshot)) == ([2001, 1990], [True, False], 2)
 
     snapshot.put_item(pb.Item(id=3, deleted=True))

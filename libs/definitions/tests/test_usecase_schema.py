@@ -31,8 +31,8 @@ def test_the_shipped_use_case_loads_by_name_and_by_path() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "field", "remedy"),
     [
-        ("kind: count", "kind: recent_residual", "features.0", "not available yet"),
-        ("kind: count", "kind: history_score", "features.0", "not available yet"),
+        ("kind: count", "kind: recent_residual", "features.0", "item_mean"),
+        ("{name: u_seen", "{name: item_id", "features", "rename one"),
         ("kind: count", "kind: median", "features.0", "'count'"),
         ("windows: [1h", "windows: [61m", "windows", "is no multiple"),
         ("windows: [1h", "windows: [1 hour", "windows", "such as 24h"),

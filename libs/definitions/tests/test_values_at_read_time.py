@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from definitions.assembly import Assembled, RequestContext, assemble
+from definitions.assembly import Assembled, RequestContext, assemble, past_items
 from definitions.events import EventColumns
 from definitions.item_snapshot import ItemSnapshot
 from definitions.item_state import ItemTable
@@ -114,6 +114,19 @@ class Oracle:
             found[f["name"]] = smooth(f, liked, weight) if f["kind"] == "affinity_rate" else share
         return found
 
+    def residuals(self, mine: Sequence[Any], means: dict[int, float], t: int, item: int) -> dict[str, float]:
+        found = {}
+        for f in self.features:
+            if f["kind"] != "recent_residual":
+                continue
+            past = self.last(mine, t, f["history"])
+            gaps = [e.value - means[e.item] for e in past]
+            alike = [gap for gap, e in zip(gaps, past, strict=True) if e.category and e.category == GENRES.get(item)]
+            found |= {f"{f['name']}_{n}": math.fsum(gaps[:n]) / (len(gaps[:n]) or 1) for n in f["last"]}
+            found[f"{f['name']}_category"] = math.fsum(alike) / (len(alike) or 1)
+            found[f"{f['name']}_category_n"] = len(alike)
+        return found
+
     def last(self, events: Sequence[Any], t: int, name: str) -> list[Any]:
         f = next(f for f in self.features if f["name"] == name)
         ordered = sorted((e for e in self.matching(events, f.get("action")) if e.time_us < t), key=lambda e: e.time_us)
@@ -146,7 +159,8 @@ def serve(layout: Layout, columns: Callable[[Sequence[Any]], EventColumns]) -> C
             snapshot.apply(0, item, items.partial(item))
         snapshot.mark(0, len(events))
         row = unpack_user_row(layout, users.row(user, epoch=1))
-        return assemble(layout, row, snapshot.view(np.array(ITEMS, np.uint64), t), RequestContext(), t)
+        view = snapshot.view(np.array(ITEMS, np.uint64), t, past_items(layout, row))
+        return assemble(layout, row, view, RequestContext(), t)
 
     return build
 
@@ -159,11 +173,13 @@ def assert_agrees(
     users = Oracle(raw["features"], names, exact=True)
     items = Oracle(raw["features"], names, exact=False)
     mine = [e for e in events if e.user == user]
+    means = {item: items.values([e for e in events if e.item == item], t, "item")["i_mean_all"] for item in ITEMS}
     for row, item in enumerate(ITEMS):
         expected = users.values(mine, t, "user") | users.cross(mine, t, item) | {"u_age": 30, "i_year": 1990}
         expected |= items.values([e for e in events if e.item == item], t, "item")
+        expected |= users.residuals(mine, means, t, item)
         actual = dict(zip(layout.feature_names, got.features[row].tolist(), strict=True))
-        assert actual == pytest.approx({k: float(v) for k, v in expected.items()}, rel=1e-6, abs=1e-9)
+        assert actual == pytest.approx({k: float(v) for k, v in expected.items()}, rel=1e-6, abs=1e-6)
     start = 0
     for name, k in (("u_recent", 5), ("u_long", 20)):
         last = users.last(mine, t, name)

@@ -30,9 +30,9 @@ class CatalogueItems:
         self._feed = ItemFeed(snapshot)
         self.popularity = Popularity(np.empty(0, np.uint64), np.empty(0, np.float32))
 
-    def view(self, item_ids: Ids, time_us: int) -> ItemColumns:
-        """Columns of uint64 (n,) items at a time; unknown items are empty."""
-        return self._snapshot.view(item_ids, time_us)
+    def view(self, item_ids: Ids, time_us: int, past_ids: Ids | None) -> ItemColumns:
+        """Columns of uint64 (n,) items at a time, unknown items empty, and the means of a user's past items."""
+        return self._snapshot.view(item_ids, time_us, past_ids)
 
     def known(self, item_ids: Ids) -> npt.NDArray[np.bool_]:
         """Whether each is in the catalogue, bool (n,)."""

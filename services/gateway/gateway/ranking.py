@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from definitions.assembly import Assembled, assemble
+from definitions.assembly import Assembled, assemble, past_items
 from definitions.item_snapshot import ItemColumns
 from definitions.layout import Layout
 from definitions.packed import UserRow
@@ -36,7 +36,7 @@ _WAITS: Final = frozenset({"row", "model", "local_model", "precomputed"})  # sta
 class Items(Protocol):
     """The catalogue and its aggregates, in memory."""
 
-    def view(self, item_ids: Ids, time_us: int) -> ItemColumns:
+    def view(self, item_ids: Ids, time_us: int, past_ids: Ids | None) -> ItemColumns:
         """Columns of uint64 (n,) items at a time; unknown items are empty."""
         ...
 
@@ -189,7 +189,7 @@ class Ranker:
         return retrieval.popular(popularity, min(MAX_ITEMS, max(self._rules.candidates, _wanted(query))), eligible)
 
     def _inputs(self, query: Query, row: UserRow | None, item_ids: Ids, time_us: int) -> _Inputs:
-        items = self._items.view(item_ids, time_us)
+        items = self._items.view(item_ids, time_us, past_items(self._layout, row))
         return _Inputs(items, assemble(self._layout, row, items, query.context, time_us))
 
     def _order(self, job: Job, scored: Scored, inputs: _Inputs) -> tuple[rerank.Order, int]:
