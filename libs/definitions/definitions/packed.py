@@ -7,7 +7,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from itertools import chain
+from itertools import accumulate, chain, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +58,11 @@ def _struct(form: str) -> struct.Struct:
     return struct.Struct(form)  # the standard library forgets its formats after 100
 
 
+@lru_cache(maxsize=1024)
+def _moments_struct(n: int) -> struct.Struct:
+    return struct.Struct(f"<{n}q{n}Q{n}I{n}q{n}I")
+
+
 @lru_cache(maxsize=64)
 def _fixed(side: Side) -> struct.Struct:
     """Totals, decayed sums and times, recencies, numbers, codes, tables' totals and times, erased, then lengths."""
@@ -66,6 +71,18 @@ def _fixed(side: Side) -> struct.Struct:
         f"<{len(side.measures)}q{decays}d{decays}q{len(side.recencies)}q{len(side.numbers)}d{side.code_width}I"
         f"{tables}d{tables}qBB{len(side.histories)}H{tables}H{len(side.tile_columns)}HH"
     )
+
+
+@lru_cache(maxsize=64)
+def _cuts(side: Side) -> tuple[slice, ...]:
+    """Where the parts of a row's fixed columns lie among their values, in the order of `_fixed`."""
+    decays, tables = len(side.decays), len(side.tables)
+    lengths = (
+        *(len(side.measures), decays, decays, len(side.recencies), len(side.numbers), side.code_width, tables, tables),
+        *(1, 1, len(side.histories), tables, len(side.tile_columns), 1),
+    )
+    ends = [*accumulate(lengths)]
+    return tuple(map(slice, [0, *ends], ends))
 
 
 def signed(total: int) -> int:
@@ -84,8 +101,7 @@ def pack_tiles(tiles: dict[int, int]) -> bytes:
 
 
 def _pack_moments(moments: Sequence[Moment]) -> bytes:
-    n = len(moments)
-    return _struct(f"<{n}q{n}Q{n}I{n}q{n}I").pack(*chain.from_iterable(zip(*moments, strict=True)))
+    return _moments_struct(len(moments)).pack(*chain.from_iterable(zip(*moments, strict=True)))
 
 
 def pack_user(layout: Layout, state: UserState, epoch: int) -> bytes:
@@ -143,27 +159,27 @@ class UserRow:
             values: tuple[Any, ...] = fixed.unpack_from(row, _HEADER.size)
         except struct.error as exc:
             raise CorruptRow(f"row of {len(row)} bytes ends within its fixed columns; rebuild it") from exc
-        cursor = iter(values)
-
-        def part(n: int) -> list[Any]:
-            return [next(cursor) for _ in range(n)]
-
-        decays, tables = len(side.decays), len(side.tables)
+        parts = [values[cut] for cut in _cuts(side)]
         self.newest_us = self.header.last_event_time_us
-        self.totals: list[int] = part(len(side.measures))
-        self.decay_values: list[float] = part(decays)
-        self.decay_times: list[int] = part(decays)
-        self.recencies: list[int] = part(len(side.recencies))
-        self.numbers: list[float] = part(len(side.numbers))
-        self.codes: list[int] = part(side.code_width)
-        self._table_totals: list[float] = part(tables)
-        self._table_times: list[int] = part(tables)
-        self.erased = bool(next(cursor))
-        self._block_len: int = next(cursor)
-        self._history_lens: list[int] = part(len(side.histories))
-        self._table_lens: list[int] = part(tables)
-        self._tile_lens: list[int] = part(len(side.tile_columns))
-        self._seen_len: int = next(cursor)
+        self.totals: list[int]
+        self.decay_values: list[float]
+        self.decay_times: list[int]
+        self.recencies: list[int]
+        self.numbers: list[float]
+        self.codes: list[int]
+        self._table_totals: Sequence[float]
+        self._table_times: Sequence[int]
+        self._history_lens: Sequence[int]
+        self._table_lens: Sequence[int]
+        self._tile_lens: Sequence[int]
+        self.totals, self.decay_values, self.decay_times, self.recencies, self.numbers, self.codes = map(
+            list, parts[:6]
+        )
+        self._table_totals, self._table_times, erased, block_len = parts[6:10]
+        self._history_lens, self._table_lens, self._tile_lens, seen_len = parts[10:]
+        self.erased = bool(erased[0])
+        self._block_len: int = block_len[0]
+        self._seen_len: int = seen_len[0]
         self._block_at = _HEADER.size + fixed.size
         self._histories_at: int = self._block_at + _MOMENT_BYTES * self._block_len
         self._tables_at = self._histories_at + _MOMENT_BYTES * sum(self._history_lens)
@@ -180,8 +196,9 @@ class UserRow:
         return self._moments(self._block_at, self._block_len)
 
     def _moments(self, at: int, n: int) -> list[Moment]:
-        values = _struct(f"<{n}q{n}Q{n}I{n}q{n}I").unpack_from(self._bytes, at)
-        return list(map(Moment, *(values[i * n : i * n + n] for i in range(5))))
+        values = _moments_struct(n).unpack_from(self._bytes, at)
+        rows = zip(*(values[i : i + n] for i in range(0, 5 * n, n)), strict=True) if n else ()
+        return list(map(tuple.__new__, repeat(Moment), rows))  # a third of what Moment's own constructor takes
 
     def _history_at(self, index: int) -> int:
         before = sum(self._history_lens[:index])
@@ -209,7 +226,7 @@ class UserRow:
         columns: list[tuple[Sequence[int], Sequence[int]]] = []
         at = self._tiles_at
         for n in self._tile_lens:
-            values = _struct(f"<{n}q{n}q").unpack_from(self._bytes, at)
+            values = _struct(f"<{2 * n}q").unpack_from(self._bytes, at) if n else ()
             columns.append((values[:n], values[n:]))
             at += _TILE_BYTES * n
         return columns
@@ -217,19 +234,22 @@ class UserRow:
     def tile_sum(self, column: int, first: int, end: int) -> int:
         """Sum of the tiles first <= index < end."""
         indexes, sums = self._tiles[column]
+        if not indexes or indexes[-1] < first:
+            return 0
         return sum(sums[bisect_left(indexes, first) : bisect_left(indexes, end)])
 
     @cached_property
     def _seen(self) -> npt.NDArray[np.uint32]:
-        return np.sort(np.frombuffer(self._bytes, "<u4", self._seen_len, self._seen_at))
+        hashes = np.frombuffer(self._bytes, "<u4", self._seen_len, self._seen_at).astype(np.uint32)
+        hashes.sort()
+        return hashes
 
     def seen_mask(self, item_ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Which items the user has consumed, (n,) bool: by 32-bit hash, among the last that the row keeps."""
         if not self._seen_len:
             return np.zeros(len(item_ids), bool)
         hashes = seen_hash(np.asarray(item_ids, np.uint64))
-        place = np.searchsorted(self._seen, hashes)
-        return np.asarray(self._seen[np.minimum(place, self._seen_len - 1)] == hashes)
+        return np.asarray(self._seen.take(self._seen.searchsorted(hashes), mode="clip") == hashes)
 
     def state(self, side: Side) -> UserState:
         """The whole row as the state that was packed."""

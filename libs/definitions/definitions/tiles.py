@@ -53,14 +53,19 @@ def ratio(
 
     `scale` is 1 or units per value. Numbers and arrays give the same bits, so streaming equals backfill.
     """
-    if isinstance(den, np.ndarray):
-        below = den + weight
-        above = num / scale + mean * weight
-        if weight:  # no count is negative
-            return np.asarray(above / below)
-        return np.divide(above, below, out=np.zeros(len(below)), where=below != 0)
-    below_one = den + weight
-    return float((num / scale + mean * weight) / below_one) if below_one else 0.0
+    if not isinstance(num, np.ndarray) and not isinstance(den, np.ndarray):
+        return ratio_of(num, den, scale, mean, weight)
+    below = den + weight
+    above = num / scale + mean * weight
+    if weight:  # no count is negative
+        return np.asarray(above / below)
+    return np.divide(above, below, out=np.zeros(np.shape(below)), where=np.not_equal(below, 0))
+
+
+def ratio_of(num: float, den: float, scale: float, mean: float, weight: float) -> float:
+    """`ratio` of two numbers."""
+    below = den + weight
+    return float((num / scale + mean * weight) / below) if below else 0.0
 
 
 def decayed(value: float, age_us: int, half_life_us: int) -> float:

@@ -1,15 +1,18 @@
 """A user's values at time t: one pure function for the gateway, the nightly batch, backfill and tests."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from definitions.kernel import Moment, TableState, matches
 from definitions.layout import Layout
-from definitions.plan import BLOCK, Measure, Selector, Table, WindowSum
-from definitions.tiles import NEVER, decayed, end_tile, first_tile, ratio
+from definitions.plan import BLOCK, Measure, Selector, Side, Table
+from definitions.tiles import NEVER, decayed, end_tile, first_tile, ratio_of
 
 _SECOND_US = 1e6
+_OVER = math.inf  # more than any value
 
 
 class UserView(Protocol):
@@ -69,37 +72,36 @@ class UserAt:
                 self._since = block[len(self.before) :]
         self.tied = len(self._since) == BLOCK
 
-    def floats(self) -> list[tuple[int, float]]:
-        """(position, value) of the user's float columns; never NaN."""
-        side, columns = self._side, []
-        sums = [self._sum(spec) for spec in side.sums]
+    def write_floats(self, columns: list[float]) -> None:
+        """Write the user's float columns, each at its position; never NaN."""
+        side = self._side
+        sums = self._sums()
         decays = [self._decay(index) for index in range(len(side.decays))]
         for window in side.window_columns:
             num, den = sums[window.num], None if window.den is None else sums[window.den]
             if window.ttl_us is not None and self._expired(window.ttl_us):
                 num, den = 0, None if den is None else 0
             prior = window.prior
-            value = num / window.scale if den is None else ratio(num, den, window.scale, prior.mean, prior.weight)
-            columns.append((window.position, value))
+            columns[window.position] = (
+                num / window.scale if den is None else ratio_of(num, den, window.scale, prior.mean, prior.weight)
+            )
         for column in side.decayed_columns:
             weight, weights = decays[column.num], None if column.den is None else decays[column.den]
             if column.ttl_us is not None and self._expired(column.ttl_us):
                 weight, weights = 0.0, None if weights is None else 0.0
             prior = column.prior
-            value = (
+            columns[column.position] = (
                 weight / column.scale
                 if weights is None
-                else ratio(weight, weights, column.scale, prior.mean, prior.weight)
+                else ratio_of(weight, weights, column.scale, prior.mean, prior.weight)
             )
-            columns.append((column.position, value))
         for recency in side.recency_columns:
             expired = recency.ttl_us is not None and self._expired(recency.ttl_us)
             age_us = recency.cap_us if expired else self._age(recency.recency, recency.cap_us)
-            columns.append((recency.position, age_us / _SECOND_US))
+            columns[recency.position] = age_us / _SECOND_US
         for number in side.number_columns:
             value = float("nan") if self._view is None else self._view.numbers[number.number]
-            columns.append((number.position, number.default if value != value else value))
-        return columns
+            columns[number.position] = number.default if value != value else value
 
     def table(self, index: int, ttl_us: int | None) -> TableAt:
         """An affinity table at t, the block's events before t included."""
@@ -133,20 +135,30 @@ class UserAt:
         """The user's category codes, 0 = absent."""
         return [0] * self._side.code_width if self._view is None else self._view.codes
 
-    def _sum(self, spec: WindowSum) -> int:
-        """Every matching event of the window, less the block's at or after t."""
-        view, time_us = self._view, self._time_us
+    def _sums(self) -> list[int]:
+        """Every matching event of each window, less the block's at or after t."""
+        side, view, time_us = self._side, self._view, self._time_us
         if view is None:
-            return 0
-        measure = self._side.measures[spec.measure]
-        if spec.window_us is None:
-            return view.totals[spec.measure] - _amount(measure, self._since)
-        end = end_tile(time_us, spec.hop_us)
-        total = view.tile_sum(spec.tile_column, first_tile(time_us, spec.window_us, spec.hop_us), end)
+            return [0] * len(side.sums)
+        sums, totals, tile_sum = [], view.totals, view.tile_sum
+        edges = {
+            (hop_us, window_us): (first_tile(time_us, window_us, hop_us), end_tile(time_us, hop_us))
+            for hop_us, window_us in _windows(side)
+        }
+        for spec in side.sums:
+            if spec.window_us is None:
+                total = totals[spec.measure]
+            else:
+                total = tile_sum(spec.tile_column, *edges[spec.hop_us, spec.window_us])
+            sums.append(total)
         if self._since:
-            open_end_us = end * spec.hop_us  # later tiles were not read
-            total -= _amount(measure, [moment for moment in self._since if moment.time_us < open_end_us])
-        return total
+            for index, spec in enumerate(side.sums):
+                since = self._since
+                if spec.window_us is not None:
+                    open_end_us = end_tile(time_us, spec.hop_us) * spec.hop_us  # later tiles were not read
+                    since = [moment for moment in since if moment.time_us < open_end_us]
+                sums[index] -= _amount(side.measures[spec.measure], since)
+        return sums
 
     def _decay(self, index: int) -> float:
         """Older events' weight, and the block's before t."""
@@ -174,12 +186,27 @@ class UserAt:
         """The block's matching events before t, ascending."""
         found = self._matching.get(selector)
         if found is None:
-            found = self._matching[selector] = [moment for moment in self.before if matches(selector, moment)]
+            least = _least_values(selector)
+            found = self._matching[selector] = [
+                moment for moment in self.before if moment.value >= least.get(moment.action, _OVER)
+            ]
         return found
 
     def _expired(self, ttl_us: int) -> bool:
         """Is the user's newest event before t too old. A `tied` row's is not known, and counts as fresh."""
         return not self.tied and (not self.before or self._time_us - self.before[-1].time_us > ttl_us)
+
+
+@lru_cache(maxsize=64)
+def _windows(side: Side) -> tuple[tuple[int, int], ...]:
+    """(hop, window) of what is read from tiles, each once."""
+    return tuple({(spec.hop_us, spec.window_us): None for spec in side.sums if spec.window_us is not None})
+
+
+@lru_cache(maxsize=1024)
+def _least_values(selector: Selector) -> dict[int, float]:
+    """Action -> the least value that counts."""
+    return {action: -math.inf if bound is None else bound for action, bound in selector}
 
 
 def _amount(measure: Measure, moments: Sequence[Moment]) -> int:
@@ -194,11 +221,13 @@ def table_at(spec: Table, table: TableState, before: Sequence[Moment], time_us: 
     for category, (weight, positive, at_us) in table.entries.items():
         left = decayed(1.0, time_us - at_us, half_life_us)
         entries[category] = weight * left, positive * left
-    for moment in before:
-        category = moment.category
-        if category and matches(spec.selector, moment):
-            left = 2.0 ** ((moment.time_us - time_us) / half_life_us)
+    least, least_positive = _least_values(spec.selector), _least_values(spec.positive)
+    for at_us, _, action, value, category in before:
+        if category and value >= least.get(action, _OVER):
+            left = 2.0 ** ((at_us - time_us) / half_life_us)
             total += left
             weight, positive = entries.get(category, (0.0, 0.0))
-            entries[category] = weight + left, positive + left if matches(spec.positive, moment) else positive
+            if value >= least_positive.get(action, _OVER):
+                positive += left
+            entries[category] = weight + left, positive
     return TableAt(total, entries)
