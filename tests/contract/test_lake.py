@@ -186,7 +186,8 @@ def test_compaction_keeps_rows_and_positions(movies: Lake) -> None:
 def test_vacuum_removes_what_no_commit_names(movies: Lake) -> None:
     """Files that a compaction replaced and those of a killed commit go; rows and positions stay."""
     for first in range(0, 12, 3):
-        movies.append("interactions", table(first, first + 3), app_id=name(), version=first + 3)
+        rows_of_a_day = table(first, first + 3, event_time_us=np.full(3, DAY_US))
+        movies.append("interactions", rows_of_a_day, app_id=name(), version=first + 3)
     movies.compact("interactions")
     (kept,) = {Path(uri).parent for uri in DeltaTable(movies.uri("interactions")).file_uris()}
     (kept / "part-of-a-killed-commit.parquet").write_bytes(b"rows")
