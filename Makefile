@@ -94,11 +94,11 @@ hooks: setup ## Run the checks before each commit (pre-commit)
 
 clean: ## Remove caches
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	find . -name __pycache__ -type d -not -path './.venv/*' -not -path './.tools/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv*/*' -not -path './.tools/*' -prune -exec rm -rf {} +
 
 distclean: clean ## Remove environments, downloads and all local state; stops the stack first
 	[ ! -x $(BIN)/millrace ] || $(BIN)/millrace down
-	rm -rf .venv .tools .millrace
+	rm -rf .venv .venv-feast .tools .millrace
 
 $(UV):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \

@@ -39,35 +39,57 @@ def pinned(bootstrap: str, usecase: str, bundles: Path) -> Pinned:
     return Pinned(load_bundle(bundles / pin.name / str(pin.version), digest=pin.digest), pin.revision)
 
 
+class FollowedItems:
+    """The catalogue and all item aggregates, kept up to the log by two threads until `stop`. Thread-safe."""
+
+    def __init__(self, bootstrap: str, layout: Layout) -> None:
+        """Begins to read; `snapshot` waits."""
+        self._snapshot = ItemSnapshot(layout)
+        feed = ItemFeed(self._snapshot)
+
+        def features(_partition: int, _offset: int, key: bytes | None, value: bytes | None) -> None:
+            feed.take_features(key, value)
+
+        def item(partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:
+            feed.take_item(partition, offset, key, value)
+
+        usecase = layout.usecase.name
+        self._readers = [
+            kafka.TopicReader(bootstrap, topics.topic(usecase, "items"), item),
+            kafka.TopicReader(bootstrap, topics.topic(usecase, "item-features"), features),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def snapshot(self) -> ItemSnapshot:
+        """What was on the log when reading began, and what came since.
+
+        Raises:
+            UnavailableError: Kafka does not answer, or the topics are not read to their end in time.
+        """
+        try:
+            for reader in self._readers:
+                reader.wait_caught_up(READ_S)
+                if reader.failed is not None:
+                    raise UnavailableError(f"item topics: {reader.failed}") from reader.failed
+        except LogError as exc:
+            raise UnavailableError(f"item topics: {exc}") from exc
+        return self._snapshot
+
+    def stop(self) -> None:
+        """End the threads."""
+        for reader in self._readers:
+            reader.stop()
+
+
 def item_snapshot(bootstrap: str, layout: Layout) -> ItemSnapshot:
     """The catalogue and all item aggregates up to the end of both topics as it is now.
 
     Raises:
         UnavailableError: Kafka does not answer, or the topics are not read to their end in time.
     """
-    snapshot = ItemSnapshot(layout)
-    usecase = layout.usecase.name
-
-    feed = ItemFeed(snapshot)
-
-    def features(_partition: int, _offset: int, key: bytes | None, value: bytes | None) -> None:
-        feed.take_features(key, value)
-
-    def item(partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:
-        feed.take_item(partition, offset, key, value)
-
-    readers = [
-        kafka.TopicReader(bootstrap, topics.topic(usecase, "items"), item),
-        kafka.TopicReader(bootstrap, topics.topic(usecase, "item-features"), features),
-    ]
+    items = FollowedItems(bootstrap, layout)
     try:
-        for reader in readers:
-            reader.start()
-        for reader in readers:
-            reader.wait_caught_up(READ_S)
-    except LogError as exc:
-        raise UnavailableError(f"item topics: {exc}") from exc
+        return items.snapshot()
     finally:
-        for reader in readers:
-            reader.stop()
-    return snapshot
+        items.stop()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import Field
-from servicekit.settings import Endpoint, Folder, FolderOrUri, ProcessSettings, in_checkout, under_home
+from servicekit.settings import Derived, Endpoint, Folder, FolderOrUri, ProcessSettings, in_checkout, under_home
 
 TritonProfile = Literal["python", "onnxruntime_cpu", "onnxruntime_gpu"]
 """`python`: native Triton, whose wheel has no ONNX backend. The others: NVIDIA's image."""
@@ -35,6 +35,12 @@ class Settings(ProcessSettings):
         default_factory=in_checkout("infra/triton"),
         description="Folder of Triton's configuration template and wrapper.",
     )
+    feast_registry: str = Field(
+        default_factory=Derived(
+            "SQLite in MILLRACE_HOME/feast/registry.db", lambda read: f"sqlite:///{read['home']}/feast/registry.db"
+        ),
+        description="SQLAlchemy's URL of Feast's registry, which `millrace feast apply` writes.",
+    )
 
 
 def quiet_mlflow(folder: Path) -> None:
@@ -47,13 +53,13 @@ def quiet_mlflow(folder: Path) -> None:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
 
 
-def feast_environ() -> dict[str, str]:
-    """The environment for a process with Feast: nothing is reported to anybody."""
-    return {**os.environ, **FEAST_QUIET}
-
-
 FEAST_QUIET: Final = {
     "FEAST_USAGE": "False",  # old releases sent statistics: off, should they return
     "FEAST_OPENLINEAGE_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
+
+
+def feast_environ() -> dict[str, str]:
+    """The environment for a process with Feast: nothing is reported to anybody."""
+    return {**os.environ, **FEAST_QUIET}
