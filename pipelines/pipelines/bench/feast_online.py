@@ -73,9 +73,9 @@ def _measure(
         for number in range(_WARM_UP + reads):
             user = int(rng.integers(1, users + 1))
             picked = rng.choice(items, candidates, replace=False) + 1
-            rows = [{"user_id": user, "item_id": item} for item in picked.tolist()]
+            pairs = [{"user_id": user, "item_id": item} for item in picked.tolist()]
             begun = time.perf_counter()
-            answer = store.get_online_features(features=asked, entity_rows=rows)
+            answer = store.get_online_features(features=asked, entity_rows=pairs)
             if number >= _WARM_UP:
                 times.append(1000 * (time.perf_counter() - begun))
         values = answer.to_dict()
