@@ -23,14 +23,12 @@ def open_online(usecase: str, revision: int = 1, *, valkey: str | None, lmdb_pat
     return LmdbStore(lmdb_path, usecase, revision)
 
 
-def open_online_reader(
-    usecase: str, revision: int = 1, *, valkey: str | None, lmdb_path: Path, max_connections: int = 64
-) -> AsyncOnlineReader:
+def open_online_reader(usecase: str, revision: int = 1, *, valkey: str | None, lmdb_path: Path) -> AsyncOnlineReader:
     """The same store for a process that runs an event loop: reads take 2 us inline (LMDB) or are awaited (Valkey)."""
     if valkey is not None:
         from stores.online.valkey import ValkeyReader
 
-        return ValkeyReader(valkey, usecase, revision, max_connections=max_connections)
+        return ValkeyReader(valkey, usecase, revision)
     from stores.online.inline import InlineReader
     from stores.online.lmdb import LmdbStore
 
