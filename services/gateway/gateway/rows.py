@@ -13,7 +13,13 @@ from gateway.ladder import Meter
 ROW_CAP_S: Final = 0.003  # of a 50 ms deadline; longer deadlines wait in proportion
 ROW_SHARE: Final = 0.06
 POLL_S: Final = 0.0015
+# Each pause is longer than the one before, up to this: with 1.5 ms throughout, 32 callers who waited for a slow writer
+# kept the loop so busy that reads missed their deadline, the breaker opened, and stayed open.
+POLL_GROWTH: Final = 1.3
+POLL_MOST_S: Final = 0.02
 POLL_SHARE: Final = 0.5  # of what is left: the rest must still rank
+
+_ANSWERED: Final = ("found", "absent")
 
 
 class RowSource(Protocol):
@@ -44,17 +50,24 @@ class Rows:
     async def read(self, user_id: int, min_interactions_offset: int, left_s: float) -> UserRow | None:
         """The user's row; None if absent, unreadable or late.
 
-        With `min_interactions_offset` it waits for a row that has it, for at most half of `left_s`, then takes what
-        is there.
+        With `min_interactions_offset` it waits for a row that has it, for at most half of `left_s` and only while the
+        store answers, then takes what it has read last.
         """
         if user_id == 0:
             return None
         packed, outcome = await self._once(user_id, left_s)
         if min_interactions_offset:
-            until = self._clock() + POLL_SHARE * left_s
-            while not self._covers(packed, min_interactions_offset) and self._clock() < until:
-                await self._sleep(POLL_S)
-                packed, outcome = await self._once(user_id, until - self._clock())
+            until, pause_s = self._clock() + POLL_SHARE * left_s, POLL_S
+            while (
+                outcome in _ANSWERED
+                and not self._covers(packed, min_interactions_offset)
+                and (wait_s := until - self._clock()) > 0
+            ):
+                await self._sleep(min(pause_s, wait_s))
+                pause_s = min(pause_s * POLL_GROWTH, POLL_MOST_S)
+                # With the time of any read: one cut short by the end of the wait would count against the store.
+                newer, outcome = await self._once(user_id, left_s)
+                packed = newer or packed
         row = None
         if packed is not None:
             try:

@@ -332,6 +332,29 @@ def test_waiting_for_a_row_ends_at_half_of_the_deadline(world: Any) -> None:
     assert 0.099 < world.clock.now - began < 0.11
 
 
+def test_nobody_waits_for_a_store_that_does_not_answer(world: Any) -> None:
+    """Asking a store again and again that is gone keeps the loop busy, which is what it was gone for."""
+    world.rows.raises = Unavailable("breaker")
+    began = world.clock.now
+    assert world.rank(1, 2, budget_s=0.2, min_interactions_offset=1).row is None
+    assert 1 == world.rows.reads
+    assert world.clock.now - began < 0.01
+
+
+def test_the_wait_for_a_row_asks_less_and_less_often(world: Any) -> None:
+    """A late row costs tens of reads, not hundreds; the last row that was read is used if the store then fails."""
+    world.rows.rows[USER] = world.row_of(USER, rated=[1])
+
+    def fails() -> None:
+        if world.rows.reads == 25:
+            world.rows.raises = Unavailable("time")
+
+    world.rows.then = fails
+    ranking = world.rank(1, 2, budget_s=1.0, min_interactions_offset=99)
+    assert (1, 26) == (ranking.row.interactions_offset, world.rows.reads)
+    assert world.clock.now > 0.2
+
+
 def test_only_the_models_integer_columns_are_sent(world: Any) -> None:
     """Those that the manifest names, in its order, user columns (newest first) repeated for each candidate."""
     world.rows.rows[USER] = world.row_of(USER, rated=[4, 6])
