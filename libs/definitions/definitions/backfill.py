@@ -65,6 +65,8 @@ def backfill(
     users: Mapping[int, pb.User],
     items: Mapping[int, pb.Item],
     queries: Queries,
+    *,
+    item_events: EventColumns | None = None,
 ) -> Backfilled:
     """The model's inputs of every query (strict: only events before its time exist).
 
@@ -74,11 +76,14 @@ def backfill(
         users: attributes by id; an erased user (`deleted`) has neither attributes nor history, as online.
         items: attributes by id; those of a `deleted` one are left out.
         queries: any order.
+        item_events: what the items' aggregates know, where that is not `events`: online the two end at offsets of
+            their own.
     """
     erased = np.array([user_id for user_id, user in users.items() if user.deleted], np.uint64)
     theirs = events.take(~np.isin(events.user_id, erased)) if len(erased) else events
     user_side = _SideReads(layout.user, theirs, theirs.user_id, queries.user_id, queries.time_us)
-    item_side = _SideReads(layout.item, events, events.item_id, queries.item_id, queries.time_us)
+    known = events if item_events is None else item_events
+    item_side = _SideReads(layout.item, known, known.item_id, queries.item_id, queries.time_us)
     user_numbers, user_codes = _attributes(layout.user, users, queries.user_id)
     item_numbers, item_codes = _attributes(layout.item, items, queries.item_id)
     features = np.zeros((len(queries), len(layout.feature_names)), np.float32)
