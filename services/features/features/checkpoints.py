@@ -21,6 +21,7 @@ _MAGIC: Final = b"MRCP0001"
 _PREFIX: Final = struct.Struct("<8s16s")  # magic, xxh3_128 of all that follows
 _LENGTH: Final = struct.Struct("<I")  # of the JSON head; then the sections
 _FILE: Final = "checkpoint"
+_KNOWN: Final = "item-features"  # beside the epochs' folders
 _KEPT: Final = 2  # checkpoints that stay readable: the newest, and the one before in case it is damaged
 
 
@@ -102,6 +103,22 @@ class CheckpointFolder:
                 continue  # another worker was faster: above it, then
             _sync(self.root)
             return epoch
+
+    def known(self) -> int:
+        """The offset of `item-features` that `note_known` gave last; 0 where none was given."""
+        try:
+            return int((self.root / _KNOWN).read_text())
+        except (FileNotFoundError, ValueError):  # a file that a crash left empty: look from the beginning
+            return 0
+
+    def note_known(self, offset: int) -> None:
+        """Below it, nothing on `item-features` is another's. Not synced: an older offset only means more to look at."""
+        aside = self.root / f"{_KNOWN}.tmp"
+        try:
+            aside.write_text(str(offset))
+            aside.replace(self.root / _KNOWN)
+        except OSError as exc:
+            raise CheckpointUnwritable(f"{self.root}: {exc.strerror}; free space or repair the disk") from exc
 
     def check(self, epoch: int) -> None:
         """LeaseLost if `epoch` is not the newest any more."""

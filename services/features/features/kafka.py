@@ -16,8 +16,9 @@ from servicekit.errors import LogError
 from servicekit.kafka import bounds_of, make_consumer, make_producer, partitions_of, translate, translated
 from servicekit.topics import topic
 
+from features.audit import Audit
 from features.errors import PublishFailed, UnevenPartitions
-from features.log import Batch, Bounds, Place
+from features.log import Batch, Bounds, Found, Lease, Origin, Place
 from features.partition import INTERACTIONS, USERS
 
 GROUP: Final = "features"  # under which dashboards find our offsets; nobody joins it
@@ -112,6 +113,7 @@ class KafkaItems:
         self._bootstrap = bootstrap
         self._partitions = partitions
         self._producer: KafkaProducer | None = make_producer(bootstrap)
+        self._audit = Audit(bootstrap)
         self._failures: queue.SimpleQueue[BaseException] = queue.SimpleQueue()  # filled by the producer's thread
 
     def publish(self, usecase: str, origin: int, partials: Mapping[int, bytes], epoch: int, offset: int) -> None:
@@ -120,6 +122,7 @@ class KafkaItems:
         for item, partial in partials.items():
             self._send(name, partition, item_features_key(item, origin), partial_value(epoch, partial))
         self._send(name, partition, item_features_key(0, origin), marker_value(epoch, offset))
+        self._audit.sent(TopicPartition(name, partition), len(partials) + 1)
 
     def flush(self) -> None:
         """Wait until everything is acknowledged, up to 30 s."""
@@ -131,8 +134,26 @@ class KafkaItems:
         if not self._failures.empty():
             self._fail(self._failures.get_nowait())
 
+    def audit(self, leases: Mapping[Origin, Lease]) -> Mapping[Origin, Found]:
+        """Asks for the ends of the partitions; reads only what this producer has not sent."""
+        names = {
+            origin: TopicPartition(
+                topic(origin.usecase, "item-features"), origin.partition % self._partitions[origin.usecase]
+            )
+            for origin in leases
+        }
+        try:
+            return self._audit.look(names, leases)
+        except (KafkaError, LogError) as exc:
+            self._audit.close()
+            raise PublishFailed(f"looking for what others wrote: {exc}") from exc
+
     def close(self) -> None:
         """Drop what is not flushed, and the connections."""
+        self._audit.close()
+        self._drop()
+
+    def _drop(self) -> None:
         if self._producer is not None:
             self._producer.close(timeout=0)
             self._producer = None
@@ -147,7 +168,7 @@ class KafkaItems:
 
     def _fail(self, exc: BaseException) -> None:
         """Begin anew with a fresh producer: one that lost a record may have lost its sequence too."""
-        self.close()
+        self._drop()
         while not self._failures.empty():
             self._failures.get_nowait()
         error = exc if isinstance(exc, LogError) else translate(exc, "writing item-features")

@@ -32,6 +32,27 @@ class Bounds(NamedTuple):
     end: int
 
 
+class Origin(NamedTuple):
+    """A partition of a use case's `interactions`, whose owner alone writes its partials."""
+
+    usecase: str
+    partition: int
+
+
+class Lease(NamedTuple):
+    """What the owner has: its epoch, and the offset of `item-features` below which nothing is another's."""
+
+    epoch: int
+    known: int
+
+
+class Found(NamedTuple):
+    """Items whose newest partial an older epoch wrote, among the records below `reached`."""
+
+    items: set[int]
+    reached: int
+
+
 class Source(Protocol):
     """The log, read. Raises servicekit's LogUnavailable where a retry may help, else another LogError."""
 
@@ -69,4 +90,8 @@ class ItemSink(Protocol):
 
     def flush(self) -> None:
         """Wait until everything is acknowledged."""
+        ...
+
+    def audit(self, leases: Mapping[Origin, Lease]) -> Mapping[Origin, Found]:
+        """After a flush: what workers without a lease have written over this one's partials since the last call."""
         ...

@@ -16,7 +16,7 @@ from servicekit.failpoints import fp
 from stores.errors import StoreUnavailable
 
 from features.errors import CheckpointUnwritable, NoAnswer, PublishFailed
-from features.log import Batch, ItemSink, Place, Source
+from features.log import Batch, ItemSink, Lease, Place, Source
 from features.metrics import FeatureMetrics
 from features.owned import Owned
 from features.partition import INTERACTIONS
@@ -141,6 +141,7 @@ class FeatureLoop:
         saved = False
         if self._emit_users() and self._emit_items() and self._flush_items():
             saved = self._save()
+            self._audit()
         self._on_ready(saved and len(self._speaking()) == len(self._owned))
         self._checkpoint_due = self._clock() + self._pace.checkpoint_s
 
@@ -264,6 +265,19 @@ class FeatureLoop:
             each.state.items_acknowledged()
         fp("features.emitted")
         return True
+
+    def _audit(self) -> None:
+        """Partials that a worker without a lease has written over are sent again with the next emission."""
+        leases = {each.origin: Lease(each.epoch, each.known) for each in self._speaking()}
+        try:
+            found = self._items.audit(leases)
+            for each in self._speaking():
+                if items := found[each.origin].items:
+                    self._log.warning("partials of a worker without a lease: sending ours again", items=len(items))
+                    self._metrics.overwritten.inc(len(items))
+                each.resend(found[each.origin])
+        except (PublishFailed, CheckpointUnwritable) as exc:
+            self._log.warning("item-features not looked through", error=str(exc))
 
     def _items_failed(self, exc: PublishFailed) -> None:
         self._log.warning("item partials not written: sending them again", error=str(exc))

@@ -45,6 +45,9 @@ class FeatureMetrics:
         self.stalls = counter("stalls_total", "Partitions assigned again because reading had stopped.")
         self.refills = counter("refills_total", "Partitions written again to an emptied online store.", "usecase")
         self.store_errors = counter("store_errors_total", "Emissions that the online store did not take.", "usecase")
+        self.overwritten = counter(
+            "overwritten_total", "Partials sent again: a worker without a lease wrote over them."
+        )
         self.publish_errors = counter("publish_errors_total", "Emissions that item-features did not take.")
 
     def folded(self, usecase: str, topic: str, records: int, folded: Folded) -> None:

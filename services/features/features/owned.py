@@ -11,7 +11,7 @@ from stores.online import OnlineStore
 
 from features.checkpoints import CheckpointFolder
 from features.errors import OffsetGone, StoreAhead
-from features.log import Bounds, Place
+from features.log import Bounds, Found, Origin, Place
 from features.partition import INTERACTIONS, KINDS, PartitionState
 
 _CLAIMED: Final = "store-claimed"  # beside the partitions' folders: this log's rows are in the online store
@@ -39,7 +39,13 @@ class Owned:
     saved: Mapping[str, int] = field(default_factory=dict)
     store_id: str = ""
     oldest_us: int | None = None
+    known: int = 0  # offset of `item-features` below which nothing is another's
     _is_claimed: bool = False
+
+    @property
+    def origin(self) -> Origin:
+        """Whose partials they are."""
+        return Origin(self.usecase, self.state.partition)
 
     def place(self, kind: str) -> Place:
         """Where records of `kind` come from."""
@@ -61,6 +67,7 @@ class Owned:
             self.state.restore(checkpoint)
             self.store_id = checkpoint.store_id
             self.saved = dict(self.state.offsets)
+        self.known = self.folder.known()
         places = {kind: self.place(kind) for kind in KINDS}
         self.silent_until = {kind: bounds[place].end for kind, place in places.items()}
         return {place: _start(place, self.state.offsets[kind], bounds[place]) for kind, place in places.items()}
@@ -113,6 +120,17 @@ class Owned:
         self.state.refill(users)
         self.store_id = identity
         return len(users) if known else 0
+
+    def resend(self, found: Found) -> None:
+        """Send again what another has written over. Where it has not, all of the topic below `found.reached` is ours.
+
+        CheckpointUnwritable: the next look begins further back.
+        """
+        if found.items:
+            self.state.resend(found.items)
+        elif found.reached != self.known:
+            self.folder.note_known(found.reached)
+        self.known = found.reached
 
     def save(self) -> int:
         """Write a checkpoint if anything has moved; its size in bytes.

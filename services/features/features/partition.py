@@ -1,6 +1,6 @@
 """The state of one partition: what its records do to it, what of it has changed, and how it is saved."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -92,6 +92,10 @@ class PartitionState:
         """The log may lack what was sent: send it again."""
         self._dirty_items |= self._sent_items
         self._sent_items.clear()
+
+    def resend(self, items: Collection[int]) -> None:
+        """Count `items` as changed: another has written over their partials."""
+        self._dirty_items.update(items)
 
     def refill(self, users: Sequence[int]) -> None:
         """Count `users` as changed: the store has lost their rows."""

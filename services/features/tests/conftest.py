@@ -16,7 +16,7 @@ from definitions.records import LogRecord
 from definitions.usecase import load_usecase
 from features.checkpoints import Checkpoint, CheckpointFolder
 from features.errors import CheckpointUnwritable, PublishFailed
-from features.log import Batch, Bounds, Place
+from features.log import Batch, Bounds, Found, Lease, Origin, Place
 from features.loop import FeatureLoop, Pace
 from features.metrics import FeatureMetrics
 from features.owned import Owned
@@ -181,9 +181,10 @@ class FakeTopic:
     """`item-features`: what is sent is on the log only after a flush; before it, a kill loses a tail of it."""
 
     def __init__(self, fuse: Fuse) -> None:
-        self.records: list[tuple[int, int, bytes | int]] = []  # origin, item, partial; item 0: the marker's offset
+        # epoch, origin, item, partial; item 0: the marker's offset
+        self.records: list[tuple[int, int, int, bytes | int]] = []
         self.is_away = False
-        self._unsent: list[tuple[int, int, bytes | int]] = []
+        self._unsent: list[tuple[int, int, int, bytes | int]] = []
         self._fuse = fuse
 
     def publish(
@@ -198,8 +199,8 @@ class FakeTopic:
         if self.is_away:
             self._unsent.clear()
             raise PublishFailed("away")
-        self._unsent += [(origin, item, partial) for item, partial in partials.items()]
-        self._unsent.append((origin, 0, offset))
+        self._unsent += [(epoch, origin, item, partial) for item, partial in partials.items()]
+        self._unsent.append((epoch, origin, 0, offset))
 
     def flush(self) -> None:
         if self.is_away:
@@ -209,14 +210,38 @@ class FakeTopic:
             self._fuse.burn()
             self.records.append(self._unsent.pop(0))
 
+    def audit(self, leases: Mapping[Origin, Lease]) -> Mapping[Origin, Found]:
+        self._fuse.burn()
+        found = {}
+        for place, (own, known) in leases.items():
+            newest = {
+                item: epoch for epoch, origin, item, _ in self.records[known:] if item and origin == place.partition
+            }
+            items = {item for item, epoch in newest.items() if epoch < own}
+            found[place] = Found(items, len(self.records))
+        return found
+
     def lose_buffer(self) -> None:
         self._unsent.clear()
 
     def partials(self) -> dict[tuple[int, int], bytes]:
         """What a reader that applies up to markers knows, by (origin, item)."""
+        return self._read(self.records)
+
+    def compacted(self) -> dict[tuple[int, int], bytes]:
+        """The same after the cleaner has left the last record of each key."""
+        last = {(origin, item): number for number, (_, origin, item, _) in enumerate(self.records)}
+        return self._read([self.records[number] for number in sorted(last.values())])
+
+    @staticmethod
+    def _read(records: Sequence[tuple[int, int, int, bytes | int]]) -> dict[tuple[int, int], bytes]:
         applied: dict[tuple[int, int], bytes] = {}
         waiting: dict[tuple[int, int], bytes] = {}
-        for origin, item, value in self.records:
+        epochs: dict[int, int] = {}
+        for epoch, origin, item, value in records:
+            if epoch < epochs.get(origin, 0):
+                continue
+            epochs[origin] = epoch
             if isinstance(value, bytes):
                 waiting[origin, item] = value
             else:

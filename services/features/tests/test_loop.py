@@ -67,7 +67,11 @@ def test_items_follow_when_idle_and_end_with_their_marker(world: World) -> None:
     world.topic.flush()
 
     partition = world.owned[1].state
-    assert world.topic.records == [(1, 8, partition.items.partial(8)), (1, 9, partition.items.partial(9)), (1, 0, 2)]
+    assert world.topic.records == [
+        (1, 1, 8, partition.items.partial(8)),
+        (1, 1, 9, partition.items.partial(9)),
+        (1, 1, 0, 2),
+    ]
 
 
 def test_bad_records_and_repeats_are_counted_and_change_nothing(world: World) -> None:
@@ -413,3 +417,66 @@ def test_replicas_share_the_partitions(world: World) -> None:
     world.topic.flush()
 
     assert (world.stored(), world.topic.partials()) == world.expected()
+
+
+def test_what_a_worker_without_a_lease_still_sends_changes_nothing(world: World) -> None:
+    """Stopped between the check of its lease and its send, it wakes after another took over: readers ignore what it
+    sends, and the owner sends its own again, which the topic's cleaner then keeps.
+    """
+    old = world.loop()
+    old.recover()
+    world.traffic(1, 30)
+    world.settle(old)
+    world.traffic(2, 30)
+    owners = []
+
+    class Asleep:
+        """The topic, as the old worker sees it: its send comes when the new owner has sent all."""
+
+        def publish(self, *sent: Any) -> None:
+            if not owners:
+                owners.append(world.loop())
+                owners[0].recover()
+                world.traffic(3, 30)
+                world.settle(owners[0])
+            world.topic.publish(*sent)
+            world.topic.flush()
+
+    old._items = Asleep()  # type: ignore[assignment]
+
+    def turn() -> None:
+        for _ in range(5):
+            world.clock.now += 1
+            old.step()
+
+    with pytest.raises(LeaseLost):
+        turn()
+    (new,) = owners
+    _, expected = world.expected()
+    assert expected == world.topic.partials()
+    assert expected != world.topic.compacted()
+
+    new.checkpoint()  # sees it
+    new.checkpoint()  # and sends again
+    assert expected == world.topic.compacted() == world.topic.partials()
+
+
+def test_the_next_owner_looks_where_the_last_one_stopped(world: World) -> None:
+    """An owner that dies before it has sent its own again leaves that to the next one."""
+    first = world.loop()
+    first.recover()
+    world.traffic(1, 30)
+    world.settle(first)
+    first.checkpoint()
+    (origin, item), partial = next(iter(world.topic.partials().items()))
+    second = world.loop()
+    second.recover()
+    world.settle(second)
+    world.topic.publish("shop", origin, {item: partial[:-1] + b"x"}, 1, 5)
+    world.topic.flush()
+
+    third = world.loop()
+    third.recover()
+    world.settle(third)
+    third.checkpoint()
+    assert world.expected()[1] == world.topic.compacted()
