@@ -5,8 +5,6 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Final
 
-import numpy as np
-
 from gateway.errors import DeadlineTooShort, Overloaded
 
 FLOOR_S: Final = 0.005  # under this no answer is in time
@@ -65,7 +63,8 @@ class Admission:
             samples.popleft()
         need = FLOOR_S
         if len(samples) >= MIN_SAMPLES:
-            need = max(FLOOR_S, MARGIN * float(np.quantile([seconds for _, seconds in samples], 0.99)))
+            ranked = sorted(seconds for _, seconds in samples)
+            need = max(FLOOR_S, MARGIN * ranked[int(0.99 * len(ranked))])
         self._needs[key] = (now, need)
         return need
 

@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, Protocol
 
 import numpy as np
@@ -26,6 +27,7 @@ RUNGS: Final = {
 _CANDIDATE_BYTES: Final = 8 + 4 + 4 + 3 + 13
 _FIXED_BYTES: Final = 2_048  # ids, names, timings, 64 markers
 _WHOLE: Final = 2**64
+_LENGTH_DELIMITED: Final = 2  # wire type
 
 
 class Log(Protocol):
@@ -155,12 +157,7 @@ def encode(shown: Shown, layout: Layout, usecase: str, *, full: bool) -> bytes:
         user_id=query.user_id,
         time_us=shown.time_us,
         usecase=usecase,
-        item_ids=shown.item_ids[:count].tolist(),
-        scores=shown.scores[:count].tolist(),
-        propensities=on_list.astype(np.float32).tolist(),  # nothing is drawn: a shown item had probability 1
         positions=np.where(on_list, np.arange(1, count + 1), 0).tolist(),
-        features=features.tobytes(),
-        int_features=ints.tobytes(),
         layout_hash=layout.layout_hash,
         model_name=ranking.model_name,
         model_version=ranking.model_version,
@@ -182,4 +179,29 @@ def encode(shown: Shown, layout: Layout, usecase: str, *, full: bool) -> bytes:
         message.row.epoch = ranking.row.epoch
         message.row.interactions_offset = ranking.row.interactions_offset
         message.row.users_offset = ranking.row.users_offset
-    return message.SerializeToString()
+    # Fields may come in any order, and a packed array is its numbers' bytes: no number becomes a Python object.
+    propensities = on_list.astype("<f4")  # nothing is drawn: a shown item had probability 1
+    arrays = {
+        "item_ids": shown.item_ids[:count].astype("<u8", copy=False),
+        "scores": shown.scores[:count].astype("<f4", copy=False),
+        "propensities": propensities,
+        "features": features,
+        "int_features": ints,
+    }
+    tails = [part for name, array in arrays.items() for part in (_tag(name, array.nbytes), array.tobytes())]
+    return b"".join([message.SerializeToString(), *tails])
+
+
+@lru_cache(maxsize=4_096)
+def _tag(field: str, nbytes: int) -> bytes:
+    """What precedes a length-delimited field of `nbytes` on the wire: its number and type, and its length."""
+    return _varint(pb.Impression.DESCRIPTOR.fields_by_name[field].number << 3 | _LENGTH_DELIMITED) + _varint(nbytes)
+
+
+def _varint(value: int) -> bytes:
+    """Base 128, low groups first (protobuf's encoding guide)."""
+    groups = []
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*groups, value])

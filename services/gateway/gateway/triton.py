@@ -4,6 +4,7 @@ So a request that runs out of time leaves its call behind; such orphans count am
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Final
@@ -70,7 +71,9 @@ class TritonClient:
         )
         self._max_in_flight = max_in_flight
         self._on_orphan = on_orphan
-        self._calls: set[asyncio.Task[pb.ModelInferResponse]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._calls: set[grpc.aio.UnaryUnaryCall] = set()
+        self._drained: asyncio.Event | None = None  # of who waits for the last of them
 
     @property
     def in_flight(self) -> int:
@@ -85,17 +88,22 @@ class TritonClient:
         """
         if len(self._calls) >= self._max_in_flight:
             raise Unavailable("in_flight", f"{len(self._calls)} calls under way")
-        call = asyncio.create_task(self._call(request))
+        call = self._infer(request)  # gRPC runs it in a task of its own
         self._calls.add(call)
-        call.add_done_callback(self._ended)
+        # We wait for a future beside the call: whoever cancels us cancels that, and the call runs on.
+        over: asyncio.Future[bool] = self._loop.create_future()
+        call.add_done_callback(lambda _: self._ended(call, over))
+        timer = self._loop.call_later(budget_s, _settle, over, False)  # noqa: FBT003  in time: no
         try:
-            async with asyncio.timeout(budget_s):
-                return await asyncio.shield(call)
-        except TimeoutError:
-            self._on_orphan()
-            raise Unavailable("time", f"no answer in {budget_s * 1e3:.0f} ms") from None
+            if not await over:
+                self._on_orphan()
+                raise Unavailable("time", f"no answer in {budget_s * 1e3:.0f} ms")
+            response: pb.ModelInferResponse = await call
         except grpc.aio.AioRpcError as exc:
             raise _translated(exc) from exc
+        finally:
+            timer.cancel()
+        return response
 
     async def close(self, budget_s: float) -> None:
         """Wait for the calls under way, for at most `budget_s`, then close the channel."""
@@ -105,16 +113,20 @@ class TritonClient:
     async def drained(self, budget_s: float) -> None:
         """Wait until no call is under way, for at most `budget_s`."""
         if self._calls:
-            await asyncio.wait(set(self._calls), timeout=budget_s)
+            self._drained = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._drained.wait(), budget_s)
 
-    async def _call(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        response: pb.ModelInferResponse = await self._infer(request)
-        return response
-
-    def _ended(self, call: "asyncio.Task[pb.ModelInferResponse]") -> None:
+    def _ended(self, call: grpc.aio.UnaryUnaryCall, over: "asyncio.Future[bool]") -> None:
         self._calls.discard(call)
-        if not call.cancelled():
-            call.exception()  # an orphan's error is nobody's: taken, so that asyncio does not report it
+        if not self._calls and self._drained is not None:
+            self._drained.set()
+        _settle(over, True)  # noqa: FBT003  in time: yes
+
+
+def _settle(over: "asyncio.Future[bool]", in_time: bool) -> None:
+    if not over.done():
+        over.set_result(in_time)
 
 
 def _translated(exc: grpc.aio.AioRpcError) -> Unavailable:
