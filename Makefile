@@ -71,6 +71,10 @@ chaos: setup system dist ## Kills under load; at most 20 min
 manifests: setup ## Kubernetes, rendered and checked against its schemas, offline
 	$(UV) run --frozen --all-packages --group manifests pytest -q tests/policy -m "real or not real"
 
+ray: $(UV) ## Backfill by user bucket on a local Ray, in an environment that has it
+	$(UV) run --isolated --frozen --package millrace-pipelines --no-dev --group ray --group test \
+	  pytest -q pipelines/tests/test_on_ray.py -m real
+
 isolated: $(UV) ## Each member alone, in an environment of what it declares
 	@for folder in $(patsubst %/pyproject.toml,%,$(wildcard */pyproject.toml */*/pyproject.toml)); do \
 	  [ -n "$$(ls $$folder/tests/test_*.py 2>/dev/null)" ] || continue; \
@@ -78,7 +82,7 @@ isolated: $(UV) ## Each member alone, in an environment of what it declares
 	  $(UV) run --isolated --frozen --package "$$name" --no-dev --group test pytest -q "$$folder"; \
 	done
 
-ci: test isolated manifests chaos ## What CI runs
+ci: test isolated ray manifests chaos ## What CI runs
 
 ##@ Set-up
 setup: .venv/.synced ## uv and the Python environment (every target does this)
@@ -131,4 +135,4 @@ system:
 	  fi; }
 
 .PHONY: help demo up down status doctor check lint format types imports drift unit contract e2e test chaos manifests \
-  isolated ci setup protos dist hooks clean distclean system
+  isolated ray ci setup protos dist hooks clean distclean system

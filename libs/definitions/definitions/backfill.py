@@ -1,31 +1,29 @@
 """Point-in-time features for many queries at once: what streaming and assembly would have given, vectorised.
 
 For a query at t exactly the events with event time < t exist. Totals and tiles are two strict as-of reads of a
-cumulative column; last-k and recency read the newest matches; decayed sums and affinity tables run the kernel.
+cumulative column; last-k and recency read the newest matches; affinity tables are folded as the stream folds them.
 Whole numbers equal the streaming ones exactly, decayed ones to rounding.
 """
 
-from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 from millrace.events.v1 import events_pb2 as pb
 
+from definitions.as_of import Past, SideReads
 from definitions.attributes import main_category, read_attributes
-from definitions.events import UNITS_PER_VALUE, EventColumns, micros
-from definitions.item_values import Gathered, item_features, window_value
-from definitions.kernel import Moment, TableState, UserFolder, UserState, decayed_add
+from definitions.events import UNITS_PER_VALUE, EventColumns
+from definitions.item_values import item_features
 from definitions.layout import Layout
-from definitions.plan import CodeInts, Decay, History, Residual, Selector, Side, Table, WindowColumn
+from definitions.plan import CodeInts, Decay, Residual, Side, Table
+from definitions.table_replay import TableEvents, TableQueries, replay_table
 from definitions.tiles import NEVER, ratio
-from definitions.timeline import Column, Ids, Ints, KeyReads, Matches, Timeline
-from definitions.user_values import table_at
+from definitions.timeline import Ids, Ints
 
 Codes = npt.NDArray[np.uint32]
-T = TypeVar("T", bound=np.generic)
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: consecutive ids fall into all buckets alike
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +39,10 @@ class Queries:
 
     def __len__(self) -> int:
         return len(self.user_id)
+
+    def take(self, rows: Ints) -> "Queries":
+        """The queries at some places, in their order."""
+        return Queries(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     @classmethod
     def of(cls, user_id: npt.ArrayLike, item_id: npt.ArrayLike, time_us: npt.ArrayLike) -> "Queries":
@@ -81,9 +83,9 @@ def backfill(
     """
     erased = np.array([user_id for user_id, user in users.items() if user.deleted], np.uint64)
     theirs = events.take(~np.isin(events.user_id, erased)) if len(erased) else events
-    user_side = _SideReads(layout.user, theirs, theirs.user_id, queries.user_id, queries.time_us)
+    user_side = SideReads(layout.user, theirs, theirs.user_id, queries.user_id, queries.time_us)
     known = events if item_events is None else item_events
-    item_side = _SideReads(layout.item, known, known.item_id, queries.item_id, queries.time_us)
+    item_side = SideReads(layout.item, known, known.item_id, queries.item_id, queries.time_us)
     user_numbers, user_codes = _attributes(layout.user, users, queries.user_id)
     item_numbers, item_codes = _attributes(layout.item, items, queries.item_id)
     features = np.zeros((len(queries), len(layout.feature_names)), np.float32)
@@ -116,142 +118,27 @@ def backfill(
     return Backfilled(features, user_ints, item_ints)
 
 
-@dataclass(frozen=True, eq=False)
-class Past:
-    """A history at each query, newest first, all (n, k): ids uint64, values int64 in 1e-6 units, categories int64;
-    0 where it is shorter, and there `there` is false.
+def backfill_bucket(
+    layout: Layout,
+    events: EventColumns,
+    users: Mapping[int, pb.User],
+    items: Mapping[int, pb.Item],
+    queries: Queries,
+    bucket: int,
+    buckets: int,
+) -> tuple[Ints, Backfilled]:
+    """The same for the queries of one bucket of users, and their places among all: `backfill` in parts.
+
+    Users of a bucket need their own events only; items are counted by everybody, so a part reads all events for them.
     """
-
-    ids: Ids
-    values: Ints
-    categories: Ints
-    there: npt.NDArray[np.bool_]
+    rows = np.flatnonzero(bucket_of(queries.user_id, buckets) == bucket)
+    theirs = events.take(bucket_of(events.user_id, buckets) == bucket)
+    return rows, backfill(layout, theirs, users, items, queries.take(rows), item_events=events)
 
 
-class _SideReads:
-    """One side's events by key and time, read for every query."""
-
-    def __init__(self, side: Side, events: EventColumns, keys: Ids, wanted: Ids, times: Ints) -> None:
-        self.side = side
-        self.timeline = Timeline(keys, events.event_time_us)
-        order = self.timeline.order
-        self.action, self.value = events.action[order], micros(events.value)[order]
-        self.item_id, self.category = events.item_id[order], events.category[order]
-        self._times = times
-        self.reads: KeyReads = self.timeline.of(wanted)
-        self.end = self.reads.before(times)
-
-    @property
-    def start(self) -> Ints:
-        """Where each query's key begins."""
-        return self.reads.starts
-
-    def matching(self, selector: Selector) -> npt.NDArray[np.bool_]:
-        """Which events count for a selector, (m,)."""
-        found = np.zeros(len(self.action), np.bool_)
-        for action, bound in selector:
-            found |= (self.action == action) & (True if bound is None else self.value >= bound)
-        return found
-
-    def gathered(self, numbers: npt.NDArray[np.float64]) -> Gathered:
-        """Everything that `item_features` reads, as a row of either side holds it at the query's time."""
-        columns = []
-        for measure in self.side.measures:
-            amounts = self.value if measure.is_sum else np.ones_like(self.value)
-            columns.append(Column(np.where(self.matching(measure.selector), amounts, 0)))
-        decays = [self.decayed(decay, self.matching(decay.selector)) for decay in self.side.decays]
-        return Gathered(
-            newest_us=self.newest_us(),
-            totals=_stack([column.between(self.start, self.end) for column in columns], self.end, np.int64),
-            decay_values=_stack([values for values, _ in decays], self.end, np.float64),
-            decay_times=_stack([times for _, times in decays], self.end, np.int64),
-            recencies=_stack(
-                [self._time_of_newest(Matches(self.matching(selector))) for selector in self.side.recencies],
-                self.end,
-                np.int64,
-            ),
-            numbers=numbers,
-            tiles=self._tiles(columns),
-        )
-
-    def newest_us(self) -> Ints:
-        """Time of each key's newest event before the query's, (n,)."""
-        return self._time_of_newest(Matches(np.ones(len(self.action), np.bool_)))
-
-    def _tiles(self, columns: Sequence[Column]) -> dict[tuple[int, int], Ints]:
-        """(hop, window) -> sums (n, measures of the class)."""
-        sums = {}
-        for tiles in self.side.classes:
-            for window_us in self.side.windows_of(tiles):
-                tail = self.reads.before((self._times - window_us) // tiles.hop_us * tiles.hop_us)
-                parts = [columns[measure].between(tail, self.end) for measure in tiles.measures]
-                sums[tiles.hop_us, window_us] = _stack(parts, self.end, np.int64)
-        return sums
-
-    def _time_of_newest(self, matches: Matches) -> Ints:
-        index, found = matches.newest(self.start, self.end)
-        if not len(matches.places):
-            return np.full(len(self.end), NEVER, np.int64)
-        return np.where(found, self.timeline.times[matches.places[index]], NEVER)
-
-    def decayed(self, decay: Decay, matching: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float64], Ints]:
-        """Decayed sums (n,) at the time of the newest match (n,), by the kernel's own step."""
-        matches = Matches(matching)
-        if not len(matches.places):
-            return np.zeros(len(self.end)), np.full(len(self.end), NEVER, np.int64)
-        times = self.timeline.times[matches.places]
-        weights = self.value[matches.places].astype(np.float64) if decay.is_sum else np.ones(len(times))
-        begins = np.diff(self.timeline.runs[matches.places], prepend=-1) != 0  # another key's first match
-        sums: list[float] = []
-        value, at_us = 0.0, NEVER
-        for begin, time_us, weight in zip(begins.tolist(), times.tolist(), weights.tolist(), strict=True):
-            if begin:
-                value, at_us = 0.0, NEVER
-            value, at_us = decayed_add(value, at_us, time_us, weight, decay.half_life_us)
-            sums.append(value)
-        index, found = matches.newest(self.start, self.end)
-        return np.where(found, np.array(sums)[index], 0.0), np.where(found, times[index], NEVER)
-
-    def past_means(self, past: Past, window: WindowColumn) -> npt.NDArray[np.float32]:
-        """A window column of the items of a past, each at its query's time: float32 (n, k), 0 where there is none."""
-        times = np.broadcast_to(self._times[:, None], past.ids.shape)[past.there]
-        reads = self.timeline.of(past.ids[past.there])
-        end = reads.before(times)
-
-        def window_sum(index: int) -> Ints:
-            spec = self.side.sums[index]
-            measure = self.side.measures[spec.measure]
-            amounts = self.value if measure.is_sum else np.ones_like(self.value)
-            column = Column(np.where(self.matching(measure.selector), amounts, 0))
-            if spec.window_us is None:
-                return column.between(reads.starts, end)
-            return column.between(reads.before((times - spec.window_us) // spec.hop_us * spec.hop_us), end)
-
-        num, den = window_sum(window.num), None if window.den is None else window_sum(window.den)
-        if window.ttl_us is not None:
-            fresh = (end > reads.starts) & (self.timeline.times[np.maximum(end - 1, 0)] >= times - window.ttl_us)
-            num, den = num * fresh, None if den is None else den * fresh
-        means = np.zeros(past.ids.shape, np.float32)
-        means[past.there] = window_value(window, num, den)
-        return means
-
-    def history(self, history: History) -> Past:
-        """The newest k matching events of each query's key."""
-        matches = Matches(self.matching(history.selector))
-        ids = np.zeros((len(self.end), history.k), np.uint64)
-        values = np.zeros((len(self.end), history.k), np.int64)
-        categories = np.zeros((len(self.end), history.k), np.int64)
-        there = np.zeros((len(self.end), history.k), np.bool_)
-        if len(matches.places):
-            matched_ids, matched_values = self.item_id[matches.places], self.value[matches.places]
-            matched_categories = self.category[matches.places]
-            for back in range(history.k):
-                index, found = matches.newest(self.start, self.end, back)
-                there[:, back] = found
-                ids[:, back] = np.where(found, matched_ids[index], 0)
-                values[:, back] = np.where(found, matched_values[index], 0)
-                categories[:, back] = np.where(found, matched_categories[index], 0)
-        return Past(ids, values, categories, there)
+def bucket_of(user_id: Ids, buckets: int) -> Ints:
+    """Bucket of each user, (n,): from 0 to `buckets` - 1, alike in size whatever the ids are."""
+    return ((user_id * _MIX >> np.uint64(32)) % np.uint64(buckets)).astype(np.int64)
 
 
 def _put_residuals(
@@ -263,20 +150,15 @@ def _put_residuals(
 ) -> None:
     """Sums run from the newest event to the oldest, as assembly's do: the same bits."""
     gaps = np.where(past.there, past.values / UNITS_PER_VALUE - means, 0.0)
-    sums, held = np.cumsum(gaps, axis=1), past.there.sum(axis=1)
+    sums = np.cumsum(gaps, axis=1)
     for last, position in residual.newest:
-        n = np.minimum(held, last)
+        n = np.minimum(past.held, last)
         features[:, position] = np.divide(sums[:, last - 1], n, out=np.zeros(len(n)), where=n > 0)
     if residual.of_category is not None:
         alike = past.there & (past.categories == categories[:, None]) & (categories[:, None] != 0)
         total, n = np.cumsum(np.where(alike, gaps, 0.0), axis=1)[:, -1], alike.sum(axis=1)
         features[:, residual.of_category] = np.divide(total, n, out=np.zeros(len(n)), where=n > 0)
         features[:, residual.of_category + 1] = n
-
-
-def _stack(columns: Sequence[npt.NDArray[Any]], like: Ints, dtype: type[T]) -> npt.NDArray[T]:
-    """Columns (n,) side by side, (n, columns); also where there are none."""
-    return np.stack(columns, axis=1) if columns else np.zeros((len(like), 0), dtype)
 
 
 def _attributes(
@@ -308,13 +190,14 @@ def _categories(layout: Layout, items: Mapping[int, pb.Item], wanted: Ids) -> In
 
 
 def _table_columns(
-    layout: Layout, user: _SideReads, queries: Queries, categories: Ints
+    layout: Layout, user: SideReads, queries: Queries, categories: Ints
 ) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
     """(position, values (n,)) of every column that reads an affinity table for the candidate's category."""
-    weights, positives = _replay_tables(layout, user, queries, categories)
+    asked = TableQueries(user.start, user.end, queries.time_us, categories)
+    weights = [_replayed(table, user, asked) for table in layout.user.tables]
     newest_us = user.newest_us()
     for column in layout.table_columns:
-        weight, positive = weights[column.table], positives[column.table]
+        weight, positive = weights[column.table]
         expired = None if column.ttl_us is None else newest_us < queries.time_us - column.ttl_us
         if expired is not None:
             weight, positive = np.where(expired, 0.0, weight), np.where(expired, 0.0, positive)
@@ -325,114 +208,15 @@ def _table_columns(
         yield column.position, np.divide(weight, total, out=np.zeros(len(total)), where=total > 0)
 
 
-def _table_total(table: Table, user: _SideReads, times: Ints) -> npt.NDArray[np.float64]:
+def _replayed(table: Table, user: SideReads, asked: TableQueries) -> tuple[npt.NDArray[np.float64], ...]:
+    counted, positive = user.matching(table.selector), user.matching(table.positive)
+    events = TableEvents(user.timeline, user.category.astype(np.int64), counted, positive)
+    return replay_table(events, asked, table.k, table.half_life_us)
+
+
+def _table_total(table: Table, user: SideReads, times: Ints) -> npt.NDArray[np.float64]:
     """A table's total weight at each query's time: a decayed count of the matching events that have a category."""
     decay = Decay(table.selector, is_sum=False, half_life_us=table.half_life_us)
     values, at_us = user.decayed(decay, user.matching(table.selector) & (user.category != 0))
     age_us = np.where(at_us == NEVER, 0, times - np.maximum(at_us, NEVER // 2))
     return np.asarray(values * np.exp2(-age_us / table.half_life_us))
-
-
-def _replay_tables(
-    layout: Layout, user: _SideReads, queries: Queries, categories: Ints
-) -> tuple[list[npt.NDArray[np.float64]], list[npt.NDArray[np.float64]]]:
-    """For each table, weight and positive weight (n,) of the candidate's category.
-
-    The kernel itself folds each user's events; queries are taken by time, so that each event is folded about once.
-    """
-    replay = _TableReplay(layout, user)
-    weights = [np.zeros(len(queries)) for _ in layout.user.tables]
-    positives = [np.zeros(len(queries)) for _ in layout.user.tables]
-    asked = np.flatnonzero((categories != 0) & (user.end > user.start))
-    order = asked[np.lexsort((user.end[asked], user.start[asked]))]
-    columns = (order, user.start[order], user.end[order], queries.time_us[order], categories[order])
-    for query, start, end, time_us, category in zip(*(column.tolist() for column in columns), strict=True):
-        state = replay.up_to(start, end)
-        for index, (table, older) in enumerate(zip(layout.user.tables, state.tables, strict=True)):
-            weight, positive = _entry(table, older, state.block, category, time_us)
-            weights[index][query], positives[index][query] = weight, positive
-    return weights, positives
-
-
-class _TableReplay:
-    """Folds one user after the other with the streaming kernel, tables only.
-
-    Which categories a full table still holds depends on the order of its events, so users whose tables can overflow
-    are folded in log order: a base of all events up to the first that a query must not see, and on a copy of it the
-    few that came late. All others are folded by time, which differs in rounding only.
-    """
-
-    def __init__(self, layout: Layout, user: _SideReads) -> None:
-        nothing: dict[str, Any] = dict.fromkeys(
-            ("measures", "classes", "decays", "recencies", "histories", "sums", "window_columns"), ()
-        )
-        self._side = replace(layout.user, **nothing)
-        self._folder = UserFolder(self._side, len(layout.usecase.actions))
-        columns = (user.timeline.times, user.item_id, user.action, user.value, user.category)
-        self._moments = list(map(Moment, *(column.tolist() for column in columns)))
-        self._ranks: list[int] = _ranks(layout.user, user).tolist()
-        self._start = self._seen = -1
-        self._next = 0  # rank of the event that the base lacks
-        self._late: list[tuple[int, int]] = []  # rank and place of events that are seen, but not in the base
-        self._base = UserState(self._side)
-
-    def up_to(self, start: int, end: int) -> UserState:
-        """The state after the events at places start <= p < end; `end` must not fall while `start` stays."""
-        if start != self._start:
-            self._begin(start)
-        base, fold = self._base, self._folder.fold
-        for place in range(self._seen, end):
-            insort(self._late, (self._ranks[place], place))
-        self._seen = end
-        while self._late and self._late[0][0] == self._next:
-            fold(base, self._moments[self._late.pop(0)[1]])
-            self._next += 1
-        if not self._late:
-            return base
-        state = self._copy(base)
-        for _, place in self._late:
-            fold(state, self._moments[place])
-        return state
-
-    def _begin(self, start: int) -> None:
-        self._start = self._seen = start
-        self._next = 0
-        self._late.clear()
-        self._base = UserState(self._side)
-
-    def _copy(self, base: UserState) -> UserState:
-        state = UserState(self._side)
-        state.newest_us, state.block = base.newest_us, base.block.copy()
-        for mine, theirs in zip(state.tables, base.tables, strict=True):
-            mine.total, mine.time_us, mine.entries = theirs.total, theirs.time_us, theirs.entries.copy()
-        return state
-
-
-def _ranks(side: Side, user: _SideReads) -> Ints:
-    """In which order a user's events are folded, from 0, (m,): by log where a table can overflow, else by time."""
-    runs, places = user.timeline.runs, np.arange(len(user.timeline.runs))
-    overflows = np.zeros(int(runs[-1]) + 1 if len(runs) else 0, np.bool_)
-    for table in side.tables:
-        counted = user.matching(table.selector) & (user.category != 0)
-        pairs = np.unique(np.stack([runs[counted], user.category[counted].astype(np.int64)]), axis=1)
-        overflows |= np.bincount(pairs[0], minlength=len(overflows)) > table.k
-    by_log = np.lexsort((user.timeline.order, runs))
-    starts = np.searchsorted(runs, runs)
-    ranks = places - starts
-    in_log = np.empty_like(ranks)
-    in_log[by_log] = ranks  # runs are contiguous, so place i of the sorted log has rank i - start
-    return np.where(overflows[runs], in_log, ranks)
-
-
-def _entry(
-    table: Table, older: TableState, block: Sequence[Moment], category: int, time_us: int
-) -> tuple[float, float]:
-    """One category's weight and positive weight at t: what the table holds of it, and the newest events."""
-    newer = [moment for moment in block if moment.category == category]
-    held = older.entries.get(category)
-    if held is None and not newer:
-        return 0.0, 0.0
-    alone = TableState()
-    if held is not None:
-        alone.entries[category] = held
-    return table_at(table, alone, newer, time_us).entries.get(category, (0.0, 0.0))
