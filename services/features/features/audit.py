@@ -36,10 +36,12 @@ class Audit:
 
     def look(self, names: Mapping[Origin, TopicPartition], leases: Mapping[Origin, Lease]) -> dict[Origin, Found]:
         """After a flush: what older epochs have written since the last look. LogUnavailable: ask again."""
+        if not names:
+            return {}
         if self._consumer is None:
             self._consumer = make_consumer(self._bootstrap, connect_s=1.0)
-            for origin, name in names.items():
-                self._known[name] = min(leases[origin].known, self._known.get(name, leases[origin].known))
+        for name in set(names.values()) - self._known.keys():
+            self._known[name] = min(leases[origin].known for origin in names if names[origin] == name)
         ends = {
             name: max(end, self._known[name])
             for name, (_, end) in bounds_of(self._consumer, sorted(set(names.values()))).items()
