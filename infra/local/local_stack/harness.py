@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from local_stack import process
 from local_stack.home import Home
 from local_stack.ports import STEP, Ports, is_free
 from local_stack.process import run_files
@@ -77,7 +78,7 @@ class NativeStack:
     def kill(self, name: str) -> None:
         """Kill a part with SIGKILL and wait until it has ended."""
         run = run_files(Home(self.home))[name]
-        os.kill(run.pid, signal.SIGKILL)
+        process.send(run, signal.SIGKILL)
         deadline = time.monotonic() + 10
         while run.process() is not None:
             if time.monotonic() > deadline:

@@ -148,6 +148,28 @@ def await_ready(run: RunFile, start_s: float, *, wanted: Callable[[], bool] = la
         raise StartFailed(f"{run.name} is not ready{late}: {reason}. End of {run.log}:\n{run.tail()}")
 
 
+def send(run: RunFile, signum: signal.Signals) -> bool:
+    """Signal the process, which a test kills, stops or continues so; False if it has ended already."""
+    if run.process() is None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(run.pid, signum)
+        return True
+    return False
+
+
+def is_stopped(run: RunFile) -> bool:
+    """Whether a SIGSTOP holds the process."""
+    found = run.process()
+    return found is not None and found.status() == psutil.STATUS_STOPPED
+
+
+def exit_code(run: RunFile) -> int | None:
+    """How a process that this one started has ended, -9 for SIGKILL; None while it lives, and of another's."""
+    child = _children.get((run.pid, run.started))
+    return None if child is None else child.poll()
+
+
 def stop(run: RunFile, home: Home) -> bool:
     """End the process and its whole group; True if it ended within its budget, False if it had to be killed."""
     in_time = True

@@ -28,6 +28,7 @@ FUTURE_TIME = pb.DEAD_LETTER_REASON_FUTURE_TIME
 MISSING_ID = pb.DEAD_LETTER_REASON_MISSING_ID
 UNKNOWN_ACTION = pb.DEAD_LETTER_REASON_UNKNOWN_ACTION
 INVALID_VALUE = pb.DEAD_LETTER_REASON_INVALID_VALUE
+CORRUPT_BATCH = pb.DEAD_LETTER_REASON_CORRUPT_BATCH
 
 
 class LogRecord(NamedTuple):
@@ -58,6 +59,13 @@ class BadRecord:
 def reason_name(reason: pb.DeadLetterReason) -> str:
     """The reason as a metric label, such as `wrong_key`."""
     return pb.DeadLetterReason.Name(reason).removeprefix("DEAD_LETTER_REASON_").lower()
+
+
+def corrupt_batch(first_offset: int, last_offset: int, detail: str, raw: bytes) -> BadRecord:
+    """A record batch that cannot be read at all, as one bad record at its first offset; `last_offset` is inclusive."""
+    return BadRecord(
+        first_offset, CORRUPT_BATCH, f"offsets {first_offset} to {last_offset} are lost: {detail}", None, raw
+    )
 
 
 class Problem(NamedTuple):

@@ -33,6 +33,10 @@ class LogRefused(LogError):
     """The broker refused for good: rights, version, configuration. The message is the broker's."""
 
 
+class Stalled(LogError):
+    """The log has records that reading did not bring for too long, three times over. A restart reconnects."""
+
+
 class ProducerBroken(LogError):
     """The idempotent producer lost its sequence and can send nothing more: close it and make a new one."""
 

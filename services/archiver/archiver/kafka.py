@@ -1,14 +1,16 @@
 """Kafka as the loop's source and as the place for dead letters: assigned by hand, every send acknowledged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from definitions.records import BadRecord, LogRecord
+from definitions.records import BadRecord, LogRecord, corrupt_batch
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 from millrace.events.v1 import events_pb2 as pb
 from servicekit.errors import LogError, LogUnavailable
 from servicekit.kafka import bounds_of, make_consumer, make_producer, partitions_of, translate, translated
+from servicekit.kafka.column_reader import ColumnReader
+from servicekit.kafka.columns import CorruptBatch, RecordColumns
 from servicekit.topics import DEAD_LETTERS
 
 from archiver.errors import DeadLettersUnavailable
@@ -38,6 +40,7 @@ class KafkaSource:
         self._consumer: KafkaConsumer = make_consumer(
             bootstrap, fetch_max_wait_ms=_FETCH_WAIT_MS, fetch_min_bytes=_FETCH_MIN_BYTES
         )
+        self._reader = ColumnReader(self._consumer)  # a broken batch is told, not raised: the partition moves on
         self._starts: Mapping[Place, int] = {}
 
     @property
@@ -60,15 +63,14 @@ class KafkaSource:
 
     def poll(self, timeout_s: float) -> Sequence[Batch]:
         """One batch a place. An offset that retention has removed raises OffsetGone."""
-        with translated("reading the log"):
-            polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
         return [
             Batch(
                 Place(name.topic, name.partition),
-                [LogRecord(each.offset, each.timestamp * 1000, each.key, each.value) for each in records],
-                records[-1].offset + 1,
+                [record for item in items if isinstance(item, RecordColumns) for record in _records(item)],
+                items[-1].next_offset,
+                [_lost(item) for item in items if isinstance(item, CorruptBatch)],
             )
-            for name, records in polled.items()
+            for name, items in self._reader.poll(timeout_s).items()
         ]
 
     def positions(self) -> Mapping[Place, int]:
@@ -139,6 +141,25 @@ def to_letter(place: Place, bad: BadRecord) -> pb.DeadLetter:
         raw=raw,
         raw_key=key,
     )
+
+
+def _records(columns: RecordColumns) -> Iterator[LogRecord]:
+    buffer = columns.buffer.data
+    spans = (columns.key_start, columns.key_size, columns.value_start, columns.value_size)
+    for offset, timestamp_us, key, key_size, value, value_size in zip(
+        columns.offset.tolist(), columns.timestamp_us.tolist(), *(span.tolist() for span in spans), strict=True
+    ):
+        yield LogRecord(
+            offset,
+            timestamp_us,
+            None if key_size < 0 else bytes(buffer[key : key + key_size]),
+            None if value_size < 0 else bytes(buffer[value : value + value_size]),
+        )
+
+
+def _lost(batch: CorruptBatch) -> BadRecord:
+    """One letter for all of the batch."""
+    return corrupt_batch(batch.first_offset, batch.last_offset, batch.detail, batch.raw)
 
 
 def _key(place: Place, bad: BadRecord) -> bytes:

@@ -19,11 +19,15 @@ class Place(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Records of one place in offset order; `next_offset` is the one after them."""
+    """Records of one place in offset order; `next_offset` is the one after them.
+
+    `lost`: record batches among them that no reader can use, each as one bad record at the first of its offsets.
+    """
 
     place: Place
     records: Sequence[LogRecord]
     next_offset: int
+    lost: Sequence[BadRecord] = ()
 
 
 class Bounds(NamedTuple):

@@ -14,6 +14,7 @@ from definitions.records import BadRecord, LogRecord
 from servicekit.errors import LogUnavailable
 from servicekit.failpoints import fp
 from servicekit.kit import Readiness
+from servicekit.watchdog import Watchdog
 from stores.errors import StoreUnavailable
 
 from archiver.errors import DeadLettersUnavailable, FlushTimeout, RecordsGone
@@ -81,6 +82,7 @@ class Archiver:
         self._accept_loss = accept_loss
         self._buffers: dict[Place, _Buffer] = {}
         self._retrying = False
+        self._watchdog = Watchdog()
         self._flushes: queue.SimpleQueue[_Flush] = queue.SimpleQueue()
         self._flushing: list[_Flush] = []
         self._write_at = 0.0
@@ -177,7 +179,9 @@ class Archiver:
         # What a retried read brings again is in the buffer already.
         records = [record for record in batch.records if record.offset >= buffer.next_offset]
         buffer.waiting.extend(records)
-        buffer.nbytes += sum(map(_size, records))
+        lost = [each for each in batch.lost if each.offset >= buffer.next_offset]
+        buffer.bad.extend(lost)
+        buffer.nbytes += sum(map(_size, records)) + sum(map(_size, lost))
         buffer.next_offset = max(buffer.next_offset, batch.next_offset)
         if len(buffer.waiting) >= _TOGETHER:
             _decode(batch.place, buffer)
@@ -301,9 +305,26 @@ class Archiver:
         for topic, lag in behind.items():
             self._metrics.lag.labels(topic).set(lag)
         self._metrics.buffered.set(self._buffered())
+        self._watch()
+
+    def _watch(self) -> None:
+        """Places that stand although the log goes on are assigned again; Stalled the third time."""
+        if self._buffered() >= self._buffer_bytes:
+            return  # nothing is asked for: the lake does not take what is there
+        positions = self._source.positions()
+        if stalled := self._watchdog.stalled(time.monotonic(), positions, self._ends):
+            self._log.warning("reading has stalled: assigning again", places=[str(place) for place in stalled])
+            self._metrics.stalls.inc(len(stalled))
+            self._source.start(positions)
+
+    def _ends(self) -> Mapping[Place, int] | None:
+        try:
+            return {place: bounds.end for place, bounds in self._source.bounds().items()}
+        except LogUnavailable:
+            return None
 
 
-def _size(record: LogRecord) -> int:
+def _size(record: LogRecord | BadRecord) -> int:
     return len(record.value or b"")
 
 

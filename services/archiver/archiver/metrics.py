@@ -14,6 +14,9 @@ class Metrics:
         self.failures = Counter(
             "archiver_failures_total", "Writes that have to be tried again.", ["error"], registry=registry
         )
+        self.stalls = Counter(
+            "archiver_stalls_total", "Partitions assigned again because reading had stopped.", registry=registry
+        )
         self.lag = Gauge("archiver_lag_records", "Records on the log, not read yet.", ["topic"], registry=registry)
         self.buffered = Gauge("archiver_buffered_bytes", "Rows read, not in the lake yet.", registry=registry)
         self.commit_seconds = Histogram(

@@ -12,10 +12,11 @@ from archiver.errors import DeadLettersUnavailable, FlushTimeout, RecordsGone
 from archiver.log import Batch, Bounds, Decoded, Part, Place, Stream
 from archiver.loop import Archiver
 from archiver.metrics import Metrics
-from definitions.records import MALFORMED, BadRecord, LogRecord
+from definitions.records import CORRUPT_BATCH, MALFORMED, BadRecord, LogRecord
 from prometheus_client import CollectorRegistry
-from servicekit.errors import LogUnavailable
+from servicekit.errors import LogUnavailable, Stalled
 from servicekit.kit import Readiness
+from servicekit.watchdog import Watchdog
 from stores.errors import NewerWriter, StoreUnavailable
 
 TOPICS = ("movies.interactions", "movies.items")
@@ -44,7 +45,7 @@ def kill() -> None:
 
 
 class FakeLog:
-    """What the topics hold; values starting with `!` are bad records."""
+    """What the topics hold; values starting with `!` are bad records, those with `!!` stand for broken batches."""
 
     def __init__(self) -> None:
         self.records: dict[Place, list[LogRecord]] = {}
@@ -92,7 +93,10 @@ class FakeSource:
             at = self._positions[place]
             if found := records[at : at + self._per_poll]:
                 self._positions[place] = found[-1].offset + 1
-                batches.append(Batch(place, found, found[-1].offset + 1))
+                lost = [each for each in found if (each.value or b"").startswith(b"!!")]
+                records_left = [each for each in found if each not in lost]
+                told = [BadRecord(each.offset, CORRUPT_BATCH, "broken", None, each.value) for each in lost]
+                batches.append(Batch(place, records_left, found[-1].offset + 1, told))
         if not batches:
             self._stop.wait(min(timeout_s, 0.001))
         return batches
@@ -223,7 +227,7 @@ def world() -> World:
     """Two topics, three partitions, good and bad records."""
     world = World()
     world.log.add(FIRST, "a", "!b", "c", "d", "e", "!f", "g")
-    world.log.add(SECOND, "!h", "!i")
+    world.log.add(SECOND, "!h", "!i", "!!j")
     world.log.add(ITEMS, "j", "k", "!l", "m")
     return world
 
@@ -258,9 +262,9 @@ def test_everything_on_the_log_is_archived_on_request(world: World) -> None:
         second = archiver.flush(10)
 
     assert first == {
-        "next_offsets": {TOPICS[0]: {"0": 7, "1": 2}, TOPICS[1]: {"0": 4}},
+        "next_offsets": {TOPICS[0]: {"0": 7, "1": 3}, TOPICS[1]: {"0": 4}},
         "rows": {TOPICS[0]: 5, TOPICS[1]: 3},
-        "dead_letters": 5,
+        "dead_letters": 6,
     }
     assert second["rows"] == {TOPICS[1]: 1}
     assert second["dead_letters"] == 1
@@ -417,3 +421,16 @@ def test_a_loss_may_be_accepted(world: World) -> None:
         (FIRST, 6),
     ]
     assert [offset for _, offset, _ in world.tables[TOPICS[1]].rows] == [3]
+
+
+def test_a_place_that_stands_is_assigned_again_and_the_third_time_the_process_ends(world: World) -> None:
+    """As features does: a consumer that hears nothing while the log goes on must not look idle for ever."""
+    archiver = world.archiver()
+    archiver._resume(threading.Event())
+    archiver._watchdog = Watchdog(quiet_s=0.0)
+
+    for _ in range(3):
+        archiver._watch()
+    assert world.registry.get_sample_value("archiver_stalls_total") == 2 * 3  # three places, twice
+    with pytest.raises(Stalled, match="stands at 0"):
+        archiver._watch()

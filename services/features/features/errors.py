@@ -25,10 +25,6 @@ class CheckpointUnwritable(FeaturesError):
     """A checkpoint cannot be written now (a full disk, say). The loop goes on, not ready, and tries again."""
 
 
-class Stalled(FeaturesError):
-    """The log has records that reading did not bring for too long, three times over. A restart reconnects."""
-
-
 class PublishFailed(FeaturesError):
     """Item partials could not be written to `item-features`. The loop goes on, not ready, and sends them again."""
 

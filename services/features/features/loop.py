@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import structlog
 from servicekit.errors import LogUnavailable
 from servicekit.failpoints import fp
+from servicekit.watchdog import Watchdog
 from stores.errors import StoreUnavailable
 
 from features.errors import CheckpointUnwritable, NoAnswer, PublishFailed
@@ -20,7 +21,6 @@ from features.log import Batch, ItemSink, Lease, Place, Source
 from features.metrics import FeatureMetrics
 from features.owned import Owned
 from features.partition import INTERACTIONS
-from features.watchdog import Watchdog
 
 Offsets = Mapping[str, Mapping[str, Mapping[str, int]]]
 """Next offsets by use case, partition and topic."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Mapping
 from typing import Final, TypeVar
 
-from features.errors import Stalled
+from servicekit.errors import Stalled
 
 QUIET_S: Final = 10.0
 STRIKES: Final = 3

@@ -1,8 +1,8 @@
 """A reader that stands still while the log goes on is noticed, and only then."""
 
 import pytest
-from features.errors import Stalled
-from features.watchdog import Watchdog
+from servicekit.errors import Stalled
+from servicekit.watchdog import Watchdog
 
 
 def test_a_quiet_log_is_no_stall() -> None:
