@@ -63,7 +63,6 @@ def cassandra(home: Home, ports: Ports, java: Java) -> Component:
         download=folder,
         fetch=lambda: fetch_jars(home, "cassandra"),
         prepare=prepare,
-        nice=5,  # a request reads it on the third rung only
     )
 
 

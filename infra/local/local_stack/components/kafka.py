@@ -56,7 +56,6 @@ def kafka(home: Home, ports: Ports, java: Java, log_id: str) -> Component:
         download=jars_folder(home, "kafka"),
         fetch=lambda: fetch_jars(home, "kafka"),
         prepare=prepare,
-        nice=5,  # its compiler threads are busy for minutes after a start, and no request waits for it
     )
 
 
