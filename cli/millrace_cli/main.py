@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "deploy": ("millrace_cli.models:deploy", "Serve a bundle, without a failed request."),
     "rollback": ("millrace_cli.models:rollback", "Serve the version that served before."),
     "precompute": ("millrace_cli.nightly:precompute", "Write every user's list as a verified generation."),
+    "compact": ("millrace_cli.nightly:compact", "Merge the lake's small files and remove what nothing names."),
     "feast": ("millrace_cli.feast:app", "Feast for other teams: registry, SDK and UI over what we serve."),
     "loadtest": ("millrace_cli.loadtest:loadtest", "Load the gateway and judge what it answers by targets."),
     "bench": ("millrace_cli.bench:app", "Measure one part, beside what one would take instead."),

@@ -1,4 +1,4 @@
-"""`millrace precompute`: every user's list as a verified generation in the batch store."""
+"""The nightly jobs: `millrace precompute`, every user's list as a verified generation, and `millrace compact`."""
 
 from __future__ import annotations
 
@@ -56,6 +56,37 @@ def precompute(
         f"({figures['seconds']:.1f} s, {figures['store']})",
         highlight=False,
     )
+
+
+def compact(
+    keep_hours: Annotated[
+        int,
+        typer.Option(min=1, help="Hours that files which nothing names any more stay, for readers of older versions."),
+    ] = 168,
+    json: Json = False,
+) -> None:
+    """Merge the lake's small files and remove what no commit names any more; archiving goes on meanwhile.
+
+    Rows and positions stay as they are. A run that was cut off is finished by the next one.
+    """
+    from archiver.compaction import compact as run
+
+    from millrace_cli.settings import load
+
+    settings = load()
+    begun = time.monotonic()
+    with Bars() as bars, environment.translated():
+        usecases = [environment.usecase(settings, name).name for name in settings.usecases]
+        bars.stage("merge small files")
+        done = run(settings.lake, usecases, keep_hours)
+    if json:
+        tables = {name: asdict(upkeep) for name, upkeep in done.items()}
+        output.emit({"tables": tables, "seconds": round(time.monotonic() - begun, 2)}, home=settings.home)
+        return
+    shown = output.table("lake", "table", "files merged", "into", "files removed")
+    for name, upkeep in done.items():
+        shown.add_row(name, f"{upkeep.merged:,}", f"{upkeep.into:,}", f"{upkeep.removed:,}")
+    output.out.print(shown)
 
 
 def generation_id(asked: str | None, now_us: int) -> str:
