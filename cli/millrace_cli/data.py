@@ -60,6 +60,7 @@ def load(
     """Publish a data set through the collector, e.g. `millrace load --dataset ml-100k`.
 
     Your own data: `millrace load --usecase shop.yaml --interactions events.csv --items items.csv --users users.csv`.
+    Exits 2 if the collector rejects records: they are named, the others are loaded.
     """
     from millrace_cli.settings import load as load_settings
 
@@ -83,7 +84,14 @@ def load(
     }
     if json:
         output.emit(figures, home=settings.home)
-        return
+    else:
+        _say(outcome)
+    if done.rejected:
+        raise typer.Exit(BadInput.exit_code)
+
+
+def _say(outcome: LoadOutcome) -> None:
+    done = outcome.published
     for each in done.rejected[:10]:
         output.err.print(f"rejected: {each}", style="yellow", markup=False, highlight=False)
     output.out.print(

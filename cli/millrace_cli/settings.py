@@ -23,8 +23,8 @@ from millrace_cli.errors import BadInput
 # The services of the stack and the wave in which each starts: 3 the stream side, 4 what answers requests.
 SERVICES = {"collector": 3, "features": 3, "archiver": 3, "gateway": 4}
 
-# Serving before streaming before archiving, where all share few cores. Mildly: an archiver at 10 got so little of a busy
-# machine that it could not end within its 20 s.
+# Serving before streaming before archiving, where all share few cores. Mildly: at 10 the archiver got so little of a
+# busy machine that it could not end within its 20 s.
 NICE = {"features": 3, "archiver": 5}
 
 # The stack's ports follow the offset alone, or nobody would find its processes; and each process has its own.

@@ -14,8 +14,9 @@ from millrace_cli.ask import event_time_us, own_id
 from millrace_cli.demo import Report, judge
 from millrace_cli.errors import BadInput
 from millrace_cli.settings import Settings
-from pipelines.datasets import DataPaths
+from pipelines.datasets import DataPaths, load_dataset
 from pipelines.journal import Loaded
+from pipelines.publishing import PublishResult
 from servicekit.settings import checkout_root
 
 LOADED = Loaded("movies", "ml-100k", None, None, 0, 100, 90, 89, (), ())
@@ -238,6 +239,31 @@ def test_load_names_file_row_column_and_remedy(
     assert f"{path}" in done.stderr
     assert place in done.stderr
     assert remedy in done.stderr
+
+
+@pytest.mark.parametrize(("rejected", "code"), [((), 0), (("event 2: event_time_us is ahead",), 2)])
+def test_a_load_that_is_not_whole_exits_2_and_says_what_is_missing(
+    run: Callable[..., Any],
+    tmp_path: Path,
+    movies: UseCase,
+    monkeypatch: pytest.MonkeyPatch,
+    rejected: tuple[str, ...],
+    code: int,
+) -> None:
+    """A script must notice that the collector refused records; the others are loaded."""
+    path = tmp_path / "events.csv"
+    path.write_text(GOOD)
+    whole = load_dataset(DataPaths(path), movies, cache=tmp_path)
+    outcome = data.LoadOutcome(
+        whole, whole, PublishResult(items=0, users=0, events=2, rejected=rejected, next_offsets={}), 0.0, 0.0
+    )
+    monkeypatch.setattr(data, "load_into_stack", lambda *_, **__: outcome)
+
+    done = run("load", "--interactions", str(path), MILLRACE_HOME=str(tmp_path))
+
+    assert code == done.code
+    assert all(each in done.stderr for each in rejected)
+    assert "2 events" in done.stdout
 
 
 def test_replay_before_any_load_is_bad_input(run: Callable[..., Any], tmp_path: Path) -> None:
