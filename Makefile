@@ -49,13 +49,17 @@ types: setup ## mypy, strict
 imports: setup ## Who may import whom
 	$(BIN)/lint-imports
 
-drift: protos ## Generated code is what the protos say
-	@changed="$$(git status --porcelain protos/gen)"; \
-	if [ -n "$$changed" ]; then echo "protos/gen is not what the .proto files say: commit what make protos wrote"; \
+drift: protos reference ## Generated code and pages are what protos and use cases say
+	@changed="$$(git status --porcelain protos/gen docs/features)"; \
+	if [ -n "$$changed" ]; then echo "not what protos and use cases say: commit what make protos reference wrote"; \
 	  echo "$$changed"; exit 1; fi
 
 unit: setup ## Fast tests; s=gateway for one member
 	$(BIN)/pytest -q $(if $(s),$(wildcard services/$(s) libs/$(s) $(s)))
+
+property: setup ## Stream equals backfill, bytes depend on the log alone: Hypothesis, some minutes
+	$(BIN)/pytest -q -m property libs/definitions services/features
+.PHONY: property
 
 contract: setup system dist ## One suite an interface, on embedded and real implementations
 	$(BIN)/pytest -q tests/contract -m "real or not real"
@@ -73,7 +77,7 @@ manifests: setup ## Kubernetes, rendered and checked against its schemas, offlin
 
 ray: $(UV) ## Backfill by user bucket on a local Ray, in an environment that has it
 	$(UV) run --isolated --frozen --package millrace-pipelines --no-dev --group ray --group test \
-	  pytest -q pipelines/tests/test_on_ray.py -m real
+	  pytest -q pipelines/tests/test_on_ray.py -m real -W ignore -p no:unraisableexception
 
 isolated: $(UV) ## Each member alone, in an environment of what it declares
 	@for folder in $(patsubst %/pyproject.toml,%,$(wildcard */pyproject.toml */*/pyproject.toml)); do \
@@ -82,13 +86,17 @@ isolated: $(UV) ## Each member alone, in an environment of what it declares
 	  $(UV) run --isolated --frozen --package "$$name" --no-dev --group test pytest -q "$$folder"; \
 	done
 
-ci: test isolated ray manifests chaos ## What CI runs
+ci: test property isolated ray manifests chaos ## What CI runs
 
 ##@ Set-up
 setup: .venv/.synced ## uv and the Python environment (every target does this)
 
 protos: setup ## Generate protos/gen
 	$(BIN)/python protos/generate.py
+
+reference: setup ## Generate docs/features from the use cases
+	$(BIN)/python -m definitions.reference usecases docs/features
+.PHONY: reference
 
 dist: setup ## Fetch jars and Triton's environment into .millrace/dist, where this machine can run them
 	@$(BIN)/python -m local_stack

@@ -47,7 +47,6 @@ def log_and_queries(n: int = 4_000) -> tuple[Log, Queries]:
     return Log(events, users, items, "made"), queries
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_tasks_by_user_bucket_give_the_same_bits_as_one_process(cluster: None, films: UseCase) -> None:
     """Whatever the buckets; one of them may be empty."""
     from pipelines.training.on_ray import backfill_on_ray

@@ -1,11 +1,14 @@
 """Backfill equals streaming and assembly: on shuffled, late, tied input, for every kind of feature."""
 
+import math
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from definitions.assembly import Assembled, RequestContext, assemble, past_items
 from definitions.backfill import Backfilled, Queries, backfill
@@ -15,9 +18,12 @@ from definitions.item_snapshot import ItemSnapshot
 from definitions.item_state import ItemTable
 from definitions.layout import Layout, layout_of
 from definitions.packed import unpack_user_row
+from definitions.tiles import ratio
+from definitions.timeline import _before
 from definitions.usecase import load_usecase
 from definitions.user_state import UserTable
-from hypothesis import given, settings
+from definitions.user_values import UserAt
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from millrace.events.v1 import events_pb2 as pb
 
@@ -63,12 +69,14 @@ def entities() -> tuple[dict[int, pb.User], dict[int, pb.Item]]:
 Row = tuple[int, int, int, float, int]  # user, item, action, value, seconds
 
 
-def log_of(rows: list[Row]) -> EventColumns:
-    """Events in log order; partition = user mod 2."""
+def log_of(rows: list[Row], again: Sequence[int] = ()) -> EventColumns:
+    """Events in log order, at its end those at the places `again` once more; partition = user mod 2."""
+    ids = [*range(1, len(rows) + 1), *(place + 1 for place in again)]
+    rows = [rows[event_id - 1] for event_id in ids]
     n = len(rows)
     return EventColumns.of(
         n,
-        event_id=range(1, n + 1),
+        event_id=ids,
         user_id=[row[0] for row in rows],
         item_id=[row[1] for row in rows],
         action=[row[2] for row in rows],
@@ -87,14 +95,17 @@ class Stream:
         self.layout = layout
         self.users, self.items = UserTable(layout), [ItemTable(layout), ItemTable(layout)]
         self.users.fold_users(list(users.values()), range(len(users)))
+        self.dedupers = [Deduper(1000), Deduper(1000)]
         self.snapshot = ItemSnapshot(layout)
         for item in items.values():
             self.snapshot.put_item(item)
 
     def fold(self, events: EventColumns) -> None:
-        self.users.fold(events)
         for partition, table in enumerate(self.items):
-            table.fold(events.take(events.partition == partition))
+            mine = events.take(events.partition == partition)
+            mine = mine.take(self.dedupers[partition].keep(mine.event_id, mine.offset))
+            self.users.fold(mine)
+            table.fold(mine)
             for item in table.take_dirty():
                 self.snapshot.apply(partition, item, table.partial(item))
             self.snapshot.mark(partition, 0)
@@ -106,7 +117,7 @@ class Stream:
 
 
 def check(layout: Layout, expected: list[Assembled], found: Backfilled) -> None:
-    """Whole numbers exactly; floats to the last bit of float32, decayed ones to 1e-9 before that rounding."""
+    """Whole numbers exactly; floats to the last bit of float32, decayed ones within one such bit."""
     np.testing.assert_array_equal(np.array([each.user_ints for each in expected]), found.user_ints)
     np.testing.assert_array_equal(np.array([each.item_ints[0] for each in expected]), found.item_ints)
     wanted = np.array([each.features[0] for each in expected])
@@ -115,6 +126,23 @@ def check(layout: Layout, expected: list[Assembled], found: Backfilled) -> None:
     for column, name in enumerate(layout.feature_names):
         rtol = 1.3e-7 if column in decayed else 0
         np.testing.assert_allclose(found.features[:, column], wanted[:, column], rtol=rtol, atol=0, err_msg=name)
+
+
+def check_unrounded(layout: Layout, user: UserAt, category: int, found: npt.NDArray[np.float32]) -> None:
+    """One row's decayed columns of users and tables are the rounding of something within 1e-9 of the online float64."""
+    columns = [math.nan] * len(layout.feature_names)
+    user.write_floats(columns)
+    exact = {position: value for position, value in enumerate(columns) if not math.isnan(value)}
+    for column in layout.table_columns:
+        table = user.table(column.table, column.ttl_us)
+        weight, positive = table.entries.get(category, (0.0, 0.0))
+        if column.prior is None:
+            exact[column.position] = weight / table.total if table.total else 0.0
+        else:
+            exact[column.position] = ratio(positive, weight, 1.0, column.prior.mean, column.prior.weight)
+    for position, value in exact.items():
+        ends = sorted([np.float32(value * (1 - 1e-9)), np.float32(value * (1 + 1e-9))])
+        assert ends[0] <= found[position] <= ends[1], layout.feature_names[position]
 
 
 def compare(layout: Layout, events: EventColumns, asked: list[tuple[int, int, int]]) -> None:
@@ -126,12 +154,17 @@ def compare(layout: Layout, events: EventColumns, asked: list[tuple[int, int, in
         np.array([q[2] for q in asked], np.int64),
         *(np.arange(first, first + len(asked), dtype=np.uint32) for first in (1, 2, 3)),
     )
+    once = events.take(first_occurrences(events.event_id, events.partition, events.offset, 1000))
+    found = backfill(layout, once, users, items, queries)
     expected = []
     for number, (user, item, time_us) in enumerate(asked):
         stream = Stream(layout, users, items)
         stream.fold(events.take(events.event_time_us < time_us))
         expected.append(stream.assemble(user, item, time_us, RequestContext(number + 1, number + 2, number + 3)))
-    check(layout, expected, backfill(layout, events, users, items, queries))
+        row = unpack_user_row(layout, stream.users.row(user, 1))
+        category = 0 if item not in items or items[item].deleted else (GENRES[item] or [0])[0]
+        check_unrounded(layout, UserAt(layout, row, time_us), category, found.features[number])
+    check(layout, expected, found)
 
 
 def test_no_events_and_no_queries_are_empty_not_errors(layout: Layout) -> None:
@@ -199,7 +232,7 @@ def test_a_live_stream_in_order_is_what_backfill_says(layout: Layout) -> None:
         offset=range(len(repeated)),
     )
     users, items = entities()
-    stream, dedupers = Stream(layout, users, items), [Deduper(1000), Deduper(1000)]
+    stream, dedupers = Stream(layout, users, items), [Deduper(1000), Deduper(1000)]  # the stream's own see no repeat
     expected, asked = [], []
     for place in range(len(log)):
         event = log.take(slice(place, place + 1))
@@ -225,22 +258,107 @@ ROW = st.tuples(
 )
 
 
-@pytest.mark.property
-@settings(max_examples=150, deadline=None)
-@given(rows=st.lists(ROW, max_size=60), asked=st.lists(ROW, min_size=1, max_size=8), data=st.data())
-def test_stream_equals_backfill(
-    layout: Layout,
-    rows: list[tuple[int, int, int, float, int]],
-    asked: list[tuple[int, int, int, float, int]],
-    data: st.DataObject,
+Given = Callable[[Layout, list[Row], list[Row], list[int], st.DataObject], None]
+
+
+def search(examples: int, **how: Any) -> Callable[[Given], Callable[[Layout], None]]:
+    """Any log, shuffled, late, tied, with repeats; queries at event times and just after."""
+
+    def make(holds: Given) -> Callable[[Layout], None]:
+        given_all = given(
+            rows=st.lists(ROW, max_size=60),
+            asked=st.lists(ROW, min_size=1, max_size=8),
+            again=st.lists(st.integers(0, 59), max_size=6),
+            data=st.data(),
+        )
+        return settings(max_examples=examples, deadline=None, **how)(given_all(holds))
+
+    return make
+
+
+def stream_equals_backfill(
+    layout: Layout, rows: list[Row], asked: list[Row], again: list[int], data: st.DataObject
 ) -> None:
-    """Any log, shuffled, late, tied; queries at event times and between."""
+    """The property."""
     times = [row[4] for row in rows] or [0]
     chosen = [
         (user, item, BASE_US + data.draw(st.sampled_from([*times, at])) * 1_000_000 + data.draw(st.integers(0, 1)))
         for user, item, _, _, at in asked
     ]
-    compare(layout, log_of(rows), chosen)
+    compare(layout, log_of(rows, [place for place in again if place < len(rows)]), chosen)
+
+
+@pytest.mark.property
+def test_stream_equals_backfill(layout: Layout) -> None:
+    """Whole numbers exactly, floats to 1e-9."""
+
+    @search(150)
+    def holds(rows: Any, asked: Any, again: Any, data: Any) -> None:
+        stream_equals_backfill(layout, rows, asked, again, data)
+
+    holds()
+
+
+def a_tile_late(time_us: int, window_us: int, hop_us: int) -> int:
+    """Planted: the window loses its oldest tile."""
+    return (time_us - window_us) // hop_us + 1
+
+
+def not_strict(times: Any, firsts: Any, ends: Any, asked: Any) -> Any:
+    """Planted: `<=` for `<`."""
+    return _before(times, firsts, ends, asked + 1)
+
+
+class Forgetful(UserTable):
+    """Planted: every second batch that is folded changes nothing."""
+
+    batches = 0
+
+    def fold(self, events: EventColumns) -> None:
+        self.batches += 1
+        super().fold(events if self.batches % 2 else events.take(slice(0, 0)))
+
+
+BUGS = [
+    pytest.param("definitions.user_values.first_tile", a_tile_late, id="tile hop off by one"),
+    pytest.param("definitions.timeline._before", not_strict, id="<= for <"),
+    pytest.param(f"{__name__}.UserTable", Forgetful, id="dropped batch"),
+]
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, target: str, bug: Any) -> None:
+    if target.startswith(__name__):
+        monkeypatch.setitem(globals(), target.rsplit(".", 1)[1], bug)
+    else:
+        monkeypatch.setattr(target, bug)
+
+
+@pytest.mark.parametrize(("target", "bug"), BUGS)
+def test_a_planted_bug_turns_the_comparison_red(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, target: str, bug: Any
+) -> None:
+    """One small log is enough for each: users of both partitions, events in the oldest tile and at the query's time."""
+    rows: list[Row] = [(2, 1, 0, 1, 0), (1, 1, 0, 1, 0), (2, 2, 2, 4, 3_000), (1, 2, 2, 5, 3_000), (1, 3, 1, 1, 3_700)]
+    asked = [(user, 2, BASE_US + at * 1_000_000) for user in (1, 2) for at in (3_600, 3_700)]
+    compare(layout, log_of(rows), asked)
+    planted(monkeypatch, target, bug)
+
+    with pytest.raises(AssertionError):
+        compare(layout, log_of(rows), asked)
+
+
+@pytest.mark.property
+@pytest.mark.parametrize(("target", "bug"), BUGS)
+def test_the_search_finds_a_planted_bug(layout: Layout, monkeypatch: pytest.MonkeyPatch, target: str, bug: Any) -> None:
+    """The random examples are rich enough to meet each of them."""
+    planted(monkeypatch, target, bug)
+
+    @search(150, derandomize=True, database=None, phases=[Phase.generate])
+    def holds(rows: Any, asked: Any, again: Any, data: Any) -> None:
+        stream_equals_backfill(layout, rows, asked, again, data)
+
+    with pytest.raises((AssertionError, ExceptionGroup)):
+        holds()
 
 
 @pytest.mark.bench

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from definitions.dedupe import Deduper, DedupeStateError, first_occurrences
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -86,6 +86,7 @@ def test_the_batch_form_keeps_partitions_apart_and_the_order_given() -> None:
 
 
 @pytest.mark.property
+@settings(deadline=None)  # the machine may have other work
 @given(
     ids=st.lists(st.integers(0, 6), max_size=60),
     gaps=st.lists(st.integers(1, 3), min_size=60, max_size=60),
