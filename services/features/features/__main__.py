@@ -57,7 +57,13 @@ def serve(kit: servicekit.Kit, settings: Settings, layouts: Sequence[Layout]) ->
             Owned(name, PartitionState(layout, partition), CheckpointFolder(root / str(partition)), store)
             for partition in owned_partitions(settings.kafka, name, settings.replica, settings.replicas)
         ]
-    source = KafkaSource(settings.kafka, [each.place(kind) for each in owned for kind in KINDS], settings.fetch_wait_ms)
+    metrics = FeatureMetrics(kit.registry)
+    source = KafkaSource(
+        settings.kafka,
+        [each.place(kind) for each in owned for kind in KINDS],
+        settings.fetch_wait_ms,
+        on_fallback=lambda reason: metrics.fallbacks.labels(reason).inc(),
+    )
     items = KafkaItems(
         settings.kafka,
         {
@@ -69,7 +75,7 @@ def serve(kit: servicekit.Kit, settings: Settings, layouts: Sequence[Layout]) ->
         owned,
         source,
         items,
-        FeatureMetrics(kit.registry),
+        metrics,
         pace=Pace(checkpoint_s=settings.checkpoint_s),
         on_ready=lambda ready: kit.ready.set("replayed", ready),
     )

@@ -3,17 +3,20 @@
 import contextlib
 import queue
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import structlog
 from definitions.item_feed import item_features_key, marker_value, partial_value
-from definitions.records import LogRecord
+from definitions.record_columns import RecordColumns
+from definitions.records import corrupt_batch
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 from servicekit.errors import LogError
 from servicekit.kafka import bounds_of, make_consumer, make_producer, partitions_of, translate, translated
+from servicekit.kafka.column_reader import ColumnReader, Item
+from servicekit.kafka.columns import CorruptBatch
 from servicekit.topics import topic
 
 from features.audit import Audit
@@ -45,8 +48,15 @@ def owned_partitions(bootstrap: str, usecase: str, replica: int, replicas: int) 
 class KafkaSource:
     """The places of this worker, read by one consumer without a group."""
 
-    def __init__(self, bootstrap: str, places: Collection[Place], fetch_wait_ms: int) -> None:
-        """`fetch_wait_ms`: how long the broker may hold a fetch that finds nothing."""
+    def __init__(
+        self,
+        bootstrap: str,
+        places: Collection[Place],
+        fetch_wait_ms: int,
+        *,
+        on_fallback: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`fetch_wait_ms`: how long the broker holds a fetch that finds nothing; `on_fallback`: see `ColumnReader`."""
         self._names = {
             TopicPartition(
                 topic(place.usecase, "users" if place.kind == USERS else "interactions"), place.partition
@@ -55,6 +65,7 @@ class KafkaSource:
         }
         self._topics = {place: name for name, place in self._names.items()}
         self._consumer: KafkaConsumer = make_consumer(bootstrap, fetch_max_wait_ms=fetch_wait_ms)
+        self._reader = ColumnReader(self._consumer, on_fallback=on_fallback)
         self._starts: Mapping[Place, int] = {}
         self._committer = _Committer(bootstrap)
 
@@ -72,17 +83,9 @@ class KafkaSource:
                 self._consumer.seek(self._topics[place], offset)
 
     def poll(self, timeout_s: float) -> Sequence[Batch]:
-        """One batch a place; kafka-python returns as soon as anything is there."""
-        with translated("reading the log"):
-            polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
-        return [
-            Batch(
-                self._names[name],
-                [LogRecord(each.offset, each.timestamp * 1000, each.key, each.value) for each in records],
-                records[-1].offset + 1,
-            )
-            for name, records in polled.items()
-        ]
+        """In offset order; returns as soon as anything is there."""
+        polled = self._reader.poll(timeout_s)
+        return [_batch(self._names[name], item) for name, items in polled.items() for item in items]
 
     def positions(self) -> Mapping[Place, int]:
         """The consumer's own positions, so that offsets without records (compaction) count as read."""
@@ -103,6 +106,22 @@ class KafkaSource:
         """Give connections back."""
         self._committer.close()
         self._consumer.close(autocommit=False, timeout_ms=1_000)
+
+
+def _batch(place: Place, item: Item) -> Batch:
+    if isinstance(item, CorruptBatch):
+        lost = corrupt_batch(item.first_offset, item.last_offset, item.detail, item.raw)
+        return Batch(place, RecordColumns.of([]), item.next_offset, lost=[lost])
+    records = RecordColumns(
+        buffer=item.buffer,
+        offset=item.offset,
+        timestamp_us=item.timestamp_us,
+        key_start=item.key_start,
+        key_size=item.key_size,
+        value_start=item.value_start,
+        value_size=item.value_size,
+    )
+    return Batch(place, records, item.next_offset, item.batches)
 
 
 class KafkaItems:

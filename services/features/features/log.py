@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from definitions.records import LogRecord
+from definitions.record_columns import RecordColumns
+from definitions.records import BadRecord
 
 
 class Place(NamedTuple):
@@ -18,11 +19,17 @@ class Place(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The next records of a place, in offset order."""
+    """The next records of a place, in offset order.
+
+    `next_offset` is where to read on; `batches` of how many record batches they are; `lost` what lies among them that
+    nothing can read.
+    """
 
     place: Place
-    records: Sequence[LogRecord]
+    records: RecordColumns
     next_offset: int
+    batches: int = 1
+    lost: Sequence[BadRecord] = ()
 
 
 class Bounds(NamedTuple):

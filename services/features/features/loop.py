@@ -176,7 +176,7 @@ class FeatureLoop:
         folded = each.state.fold(kind, batch.records, batch.next_offset)
         if folded.oldest_us is not None:
             each.oldest_us = folded.oldest_us if each.oldest_us is None else min(folded.oldest_us, each.oldest_us)
-        self._metrics.folded(usecase, kind, len(batch.records), folded)
+        self._metrics.folded(batch, folded)
 
     def _speaking(self) -> list[Owned]:
         """The partitions that may emit: their replay is over."""

@@ -5,6 +5,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from features.log import Batch
 from features.partition import Folded
 
 _SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -29,7 +30,7 @@ class FeatureMetrics:
         self._duplicates = counter("duplicates_total", "Resent events, counted once.", "usecase")
         self._records = Histogram(
             "features_records_per_batch",
-            "Records of one partition in one poll.",
+            "Records a record batch of what one fetch brought of a partition.",
             ("usecase", "topic"),
             buckets=_RECORDS,
             registry=registry,
@@ -48,15 +49,20 @@ class FeatureMetrics:
         self.overwritten = counter(
             "overwritten_total", "Partials sent again: a worker without a lease wrote over them."
         )
+        self.fallbacks = counter(
+            "fallbacks_total", "Readings of the slow path: kafka-python or the batch is of another version.", "reason"
+        )
         self.publish_errors = counter("publish_errors_total", "Emissions that item-features did not take.")
 
-    def folded(self, usecase: str, topic: str, records: int, folded: Folded) -> None:
-        """Count one batch."""
-        self._records.labels(usecase, topic).observe(records)
+    def folded(self, batch: Batch, folded: Folded) -> None:
+        """Count what one batch came to."""
+        usecase, topic, _ = batch.place
+        if len(batch.records):
+            self._records.labels(usecase, topic).observe(len(batch.records) / batch.batches)
         self._events.labels(usecase, topic).inc(folded.events)
         if folded.duplicates:
             self._duplicates.labels(usecase).inc(folded.duplicates)
-        for record in folded.bad:
+        for record in [*folded.bad, *batch.lost]:
             self._bad.labels(usecase, topic, record.reason_name).inc()
 
     def emission(self, usecase: str, what: str, count: int, took_s: float) -> None:

@@ -4,10 +4,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from definitions.column_decode import decode_interactions_columns
 from definitions.dedupe import Deduper
 from definitions.item_state import ItemTable
 from definitions.layout import Layout
-from definitions.records import BadRecord, LogRecord, decode_interactions, decode_users
+from definitions.record_columns import RecordColumns
+from definitions.records import BadRecord, decode_users
 from definitions.user_state import UserTable
 
 from features.checkpoints import Checkpoint
@@ -44,14 +46,14 @@ class PartitionState:
         self._dirty_items: set[int] = set()
         self._sent_items: set[int] = set()  # on their way, not yet acknowledged
 
-    def fold(self, kind: str, records: Sequence[LogRecord], next_offset: int) -> Folded:
+    def fold(self, kind: str, records: RecordColumns, next_offset: int) -> Folded:
         """Apply the next records of one topic, in offset order."""
         folded = self._fold_interactions(records) if kind == INTERACTIONS else self._fold_users(records)
         self.offsets[kind] = next_offset
         return folded
 
-    def _fold_interactions(self, records: Sequence[LogRecord]) -> Folded:
-        events, bad = decode_interactions(self.layout.usecase, self.partition, records)
+    def _fold_interactions(self, records: RecordColumns) -> Folded:
+        events, bad = decode_interactions_columns(self.layout.usecase, self.partition, records)
         keep = self._deduper.keep(events.event_id, events.offset)
         kept = events if keep.all() else events.take(keep)
         self.users.fold(kept)
@@ -59,10 +61,10 @@ class PartitionState:
         oldest_us = int(kept.timestamp_us.min()) if len(kept) else None
         return Folded(len(kept), len(events) - len(kept), bad, oldest_us)
 
-    def _fold_users(self, records: Sequence[LogRecord]) -> Folded:
-        users, bad = decode_users(self.partition, records)
+    def _fold_users(self, records: RecordColumns) -> Folded:
+        users, bad = decode_users(self.partition, records.records())
         self.users.fold_users([user for _, user in users], [offset for offset, _ in users])
-        oldest_us = min((record.timestamp_us for record in records), default=None)
+        oldest_us = int(records.timestamp_us.min()) if len(records) else None
         return Folded(len(users), 0, bad, oldest_us)
 
     def dirty_users(self) -> set[int]:

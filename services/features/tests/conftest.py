@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from definitions.layout import Layout, layout_of
+from definitions.record_columns import RecordColumns
 from definitions.records import LogRecord
 from definitions.usecase import load_usecase
 from features.checkpoints import Checkpoint, CheckpointFolder
@@ -117,7 +118,7 @@ class FakeReader:
         for place, at in self._at.items():
             if found := [] if self._log.is_deaf else self._log.records[place][at : at + self._log.most]:
                 self._at[place] = at + len(found)
-                batches.append(Batch(place, found, at + len(found)))
+                batches.append(Batch(place, RecordColumns.of(found), at + len(found)))
         if not batches:
             self._clock.now += timeout_s
         return batches
@@ -358,7 +359,7 @@ class World:
             state = PartitionState(self.layout, partition)
             for kind in ("interactions", "users"):
                 records = self.log.records[Place("shop", kind, partition)]
-                state.fold(kind, records, len(records))
+                state.fold(kind, RecordColumns.of(records), len(records))
             rows |= {user: state.users.row(user, 0) for user in state.users.all_users()}
             partials |= {(partition, item): state.items.partial(item) for item in state.items.all_items()}
         return rows, partials

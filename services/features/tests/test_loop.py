@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from definitions.packed import read_header, unpack_user_row
+from definitions.record_columns import RecordColumns
+from definitions.records import corrupt_batch
 from definitions.user_state import UserTable
 from features.errors import LeaseLost, OffsetGone, StoreAhead
-from features.log import Place
+from features.log import Batch, Place
 
 if TYPE_CHECKING:
     from conftest import World
@@ -92,6 +94,21 @@ def test_bad_records_and_repeats_are_counted_and_change_nothing(world: World) ->
     assert sample("features_bad_total", labels | {"reason": "malformed"}) == 1
     assert sample("features_bad_total", labels | {"reason": "unknown_action"}) == 1
     assert sample("features_events_total", labels) == 1
+
+
+def test_a_broken_batch_is_counted_and_passed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its offsets count as read, also after a restart: the archiver writes its dead letter."""
+    loop = world.loop()
+    loop.recover()
+    lost = Batch(PLACE, RecordColumns.of([]), 7, lost=[corrupt_batch(3, 6, "checksum", b"raw")])
+    monkeypatch.setattr(world.reader, "poll", lambda _: [lost])
+
+    loop.step()
+    loop.checkpoint()
+
+    labels = {"usecase": "shop", "topic": "interactions", "reason": "corrupt_batch"}
+    assert world.registry.get_sample_value("features_bad_total", labels) == 1
+    assert world.folders[1].newest(world.layout.layout_hash).offsets["interactions"] == 7
 
 
 def test_a_restart_reads_on_where_the_checkpoint_ends(world: World) -> None:

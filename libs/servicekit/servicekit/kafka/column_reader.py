@@ -117,7 +117,8 @@ class ColumnRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
         end = rows[-1][layout.END] if rows else 0
         if end + layout.LEAST_BYTES <= len(fetched) and layout.batch_bytes(data, end) < layout.LEAST_BYTES:
             length = layout.batch_bytes(data, end)  # else the batch goes on behind the fetch
-            row = [end, len(fetched), self.next_fetch_offset, *[0] * (layout.COLUMNS - 3)]
+            row = [0] * layout.COLUMNS
+            row[layout.BASE] = self.next_fetch_offset
             yield from self._lost(_too_short(length), row, fetched[end:])
         self.drain()
 
@@ -228,7 +229,8 @@ class ColumnRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
                 raise CorruptRecordError("the checksum is not that of the batch's bytes")
             found = list(batch)
         except Exception as exc:  # noqa: BLE001  bytes from outside, read by five libraries
-            row = [0, len(raw), base, *[0] * (layout.COLUMNS - 3)]
+            row = [0] * layout.COLUMNS
+            row[layout.BASE], row[layout.LAST_DELTA] = base, -1  # it does not say where it ends
             yield from self._lost(_Problem("old_format", str(exc)), row, raw, base_after)
             return
         wanted = [each for each in found if each.offset >= self.next_fetch_offset]

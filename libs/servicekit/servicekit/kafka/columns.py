@@ -80,7 +80,7 @@ def columns_of(records: Sequence[Any]) -> RecordColumns:
             b"".join([part for each in records for part in (each.key or b"", each.value or b"")]), np.uint8
         ),
         offset=np.array([each.offset for each in records], np.int64),
-        timestamp_us=np.array([each.timestamp for each in records], np.int64) * 1000,
+        timestamp_us=np.array([-1 if each.timestamp is None else each.timestamp for each in records], np.int64) * 1000,
         key_start=starts[0::2],
         key_size=sizes[0::2],
         value_start=starts[1::2],
