@@ -24,7 +24,7 @@ def page(layout: Layout) -> str:
         f"Written by `make reference` from [`usecases/{usecase.name}.yaml`](../../usecases/{usecase.name}.yaml); edit "
         "that file, not this one.",
         f"Layout hash `{layout.layout_hash:08x}`: where it changes, rows are rebuilt under the next revision. How each",
-        "kind is computed, and kept equal online and offline: [definitions](../../libs/definitions/README.md).",
+        "kind is computed, and kept equal online and offline: [definitions](../../libs/definitions).",
         "",
         "## Float columns",
         "",
