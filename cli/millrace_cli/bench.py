@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from millrace_cli import environment, output
 from millrace_cli.environment import Bars
 from millrace_cli.errors import GateSaidNo
+from millrace_cli.stack import Json
 
 if TYPE_CHECKING:
     from millrace_cli.settings import Settings
@@ -78,6 +79,32 @@ def report(name: str, result: Mapping[str, Any], settings: Settings, *, as_json:
             raise typer.Exit(GateSaidNo.exit_code)
     elif missed:
         raise GateSaidNo(f"bench {name}: missed {', '.join(missed)}")
+
+
+@app.command()
+def freshness(
+    rate: Annotated[float, typer.Option(min=1, help="Events a second.")] = 2_000.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Measured time.")] = 30.0,
+    warmup: Annotated[float, typer.Option(min=0, help="Seconds before measuring.")] = 5.0,
+    usecase: Annotated[str | None, typer.Option(help="Use case; by default the first that the stack serves.")] = None,
+    json: Json = False,
+) -> None:
+    """From an accepted event to a Rank call that knows it, on the running stack, under load.
+
+    Its events are of made-up users and stay on the log.
+    """
+    from pipelines.bench.freshness import run
+
+    from millrace_cli.loadtest import catalogue_ids
+
+    with measuring() as (settings, bars):
+        spec = environment.usecase(settings, usecase)
+        items, _ = catalogue_ids(settings, spec.name)
+        result = run(
+            environment.gateway(settings), environment.collector(settings), spec, items,
+            rate=rate, seconds=seconds, warmup_s=warmup, progress=bars,
+        )  # fmt: skip
+    report("freshness", result, settings, as_json=json)
 
 
 def _figure(value: Any) -> str:
