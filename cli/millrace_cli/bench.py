@@ -107,6 +107,23 @@ def freshness(
     report("freshness", result, settings, as_json=json)
 
 
+@app.command()
+def pit(
+    rows: Annotated[int, typer.Option(min=1_000, help="Entity rows, and events of each source.")] = 1_000_000,
+    sources: Annotated[int, typer.Option(min=1, help="Tables that are joined.")] = 3,
+    json: Json = False,
+) -> None:
+    """The point-in-time join, beside polars and Feast's with its DuckDB store: the same rows, equal values.
+
+    The first run installs Feast into an environment of its own.
+    """
+    from pipelines.bench.pit import run
+
+    with measuring() as (settings, bars):
+        result = run(rows, sources=sources, progress=bars)
+    report("pit", result, settings, as_json=json)
+
+
 def _figure(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
