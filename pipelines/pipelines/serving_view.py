@@ -1,5 +1,6 @@
 """What the gateway reads, for batch jobs: the item topics, the online rows, the pinned bundle."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,16 +48,16 @@ class FollowedItems:
         self._snapshot = ItemSnapshot(layout)
         feed = ItemFeed(self._snapshot)
 
-        def features(_partition: int, _offset: int, key: bytes | None, value: bytes | None) -> None:
-            feed.take_features(key, value)
+        def features(_partition: int, records: Sequence[kafka.Record]) -> None:
+            feed.take_features(records)
 
-        def item(partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:
-            feed.take_item(partition, offset, key, value)
+        def items(partition: int, records: Sequence[kafka.Record]) -> None:
+            feed.take_items(partition, records)
 
         usecase = layout.usecase.name
         self._readers = [
-            kafka.TopicReader(bootstrap, topics.topic(usecase, "items"), item),
-            kafka.TopicReader(bootstrap, topics.topic(usecase, "item-features"), features),
+            kafka.BatchReader(bootstrap, topics.topic(usecase, "items"), items),
+            kafka.BatchReader(bootstrap, topics.topic(usecase, "item-features"), features),
         ]
         for reader in self._readers:
             reader.start()

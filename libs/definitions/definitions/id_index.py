@@ -24,6 +24,18 @@ class IdIndex:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the sorted ids and their slots."""
+        return sum(column.nbytes for column in self._sorted)
+
+    def all(self) -> tuple[Ids, Slots]:
+        """All ids, ascending, and their slots."""
+        if self._recent:
+            self._sort_in(np.empty(0, np.uint64), np.empty(0, np.int64))
+        known, slots = self._sorted
+        return known[:-1], slots[:-1]
+
     def find(self, ids: Ids) -> Slots:
         """The slot of each, int64 (n,)."""
         known, slots = self._sorted

@@ -1,9 +1,11 @@
 """The records of `items` and `item-features`: their keys and markers, and how they reach a snapshot."""
 
 import struct
-from typing import Literal
+from collections import Counter
+from collections.abc import Iterable
+from typing import Literal, Protocol
 
-from definitions.errors import DefinitionsError, LayoutMismatch
+from definitions.errors import LayoutMismatch
 from definitions.item_snapshot import ItemSnapshot
 from definitions.records import LogRecord, decode_items
 
@@ -14,52 +16,92 @@ _EPOCH = struct.Struct(">I")
 Outcome = Literal["applied", "marked", "bad", "layout", "stale"]
 
 
+class Record(Protocol):
+    """What is read of a log record."""
+
+    @property
+    def offset(self) -> int:
+        """Its place in its partition."""
+
+    @property
+    def key(self) -> bytes | None:
+        """None: it has none."""
+
+    @property
+    def value(self) -> bytes | None:
+        """None: a tombstone."""
+
+
 class ItemFeed:
-    """Feeds a snapshot with log records, one at a time, from one thread a topic.
+    """Feeds a snapshot with log records, batch by batch, from one thread a topic.
 
     Every reader of the two topics goes through here, so that a batch job knows what a gateway knows. A record that
-    cannot be used is skipped; the outcome says so, for the caller to count.
+    cannot be used is skipped; the outcomes say so, for the caller to count.
     """
 
     def __init__(self, snapshot: ItemSnapshot) -> None:
         self._snapshot = snapshot
         self._epochs: dict[int, int] = {}
 
-    def take_item(self, partition: int, offset: int, key: bytes | None, value: bytes | None) -> Outcome:
-        """A record of `items`: put, or removed. What the archiver would make a dead letter is `bad`."""
-        good, bad = decode_items(partition, [LogRecord(offset, -1, key, value)])
-        for _, item in good:
-            self._snapshot.put_item(item)
-        return "bad" if bad else "applied"
+    def take_items(self, partition: int, records: Iterable[Record]) -> Counter[Outcome]:
+        """Records of `items`: put, or removed. What the archiver would make dead letters is `bad`."""
+        good, bad = decode_items(partition, [LogRecord(r.offset, -1, r.key, r.value) for r in records])
+        self._snapshot.put_items([item for _, item in good])
+        return Counter({"applied": len(good), "bad": len(bad)})
 
-    def take_features(self, key: bytes | None, value: bytes | None) -> Outcome:
-        """A record of `item-features`: a partial aggregate, or the marker that makes those before it valid.
+    def take_features(self, records: Iterable[Record]) -> Counter[Outcome]:
+        """Records of `item-features`: partial aggregates, and the markers that make those before them valid.
 
         What a writer that lost its lease still sent, partial or marker, is `stale`: it knows less than what is there.
         A partial of another layout is `layout`.
         """
-        try:
-            item_id, origin = parse_item_features_key(key)
-            newest = self._epochs.get(origin, 0)
-            if not item_id:
-                epoch, reached = parse_marker_value(value)
-                if epoch < newest:
-                    return "stale"
-                self._snapshot.mark(origin, reached)
-            elif value is None:
-                self._snapshot.apply(origin, item_id, None)
-                return "applied"
+        outcomes: Counter[Outcome] = Counter()
+        held: dict[int, _Held] = {}
+        for record in records:
+            try:
+                item_id, origin = parse_item_features_key(record.key)
+                if not item_id:
+                    epoch, reached = parse_marker_value(record.value)
+                elif record.value is None:
+                    held.setdefault(origin, _Held()).add(item_id, None)
+                    continue
+                else:
+                    epoch, partial = parse_partial_value(record.value)
+            except ValueError:
+                outcomes["bad"] += 1
+                continue
+            if epoch < self._epochs.get(origin, 0):
+                outcomes["stale"] += 1
             else:
-                epoch, partial = parse_partial_value(value)
-                if epoch < newest:
-                    return "stale"
-                self._snapshot.apply(origin, item_id, partial)
-        except LayoutMismatch:
-            return "layout"
-        except (ValueError, DefinitionsError):
-            return "bad"
-        self._epochs[origin] = epoch
-        return "applied" if item_id else "marked"
+                self._epochs[origin] = epoch
+                if item_id:
+                    held.setdefault(origin, _Held()).add(item_id, partial)
+                    continue
+                self._apply(origin, held.pop(origin, _Held()), outcomes)
+                self._snapshot.mark(origin, reached)
+                outcomes["marked"] += 1
+        for origin, partials in held.items():
+            self._apply(origin, partials, outcomes)
+        return +outcomes
+
+    def _apply(self, origin: int, held: "_Held", outcomes: Counter[Outcome]) -> None:
+        errors = self._snapshot.apply_many(origin, held.item_ids, held.partials)
+        mismatches = sum(isinstance(error, LayoutMismatch) for error in errors.values())
+        outcomes["layout"] += mismatches
+        outcomes["bad"] += len(errors) - mismatches
+        outcomes["applied"] += len(held.item_ids) - len(errors)
+
+
+class _Held:
+    """Partials of one origin on their way into the snapshot; None is a tombstone."""
+
+    def __init__(self) -> None:
+        self.item_ids: list[int] = []
+        self.partials: list[bytes | None] = []
+
+    def add(self, item_id: int, partial: bytes | None) -> None:
+        self.item_ids.append(item_id)
+        self.partials.append(partial)
 
 
 def item_features_key(item_id: int, partition: int) -> bytes:

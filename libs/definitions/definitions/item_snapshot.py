@@ -1,6 +1,7 @@
 """All items in memory, column by column: aggregates merged over partitions, attributes, and their values at time t."""
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -9,16 +10,18 @@ import numpy.typing as npt
 from millrace.events.v1 import events_pb2 as pb
 
 from definitions.attributes import main_category, read_attributes
-from definitions.id_index import IdIndex
-from definitions.item_state import ItemState, unpack_item
+from definitions.errors import DefinitionsError
+from definitions.id_index import IdIndex, Ids
+from definitions.item_partials import NONE, Ints, ItemPartials
 from definitions.item_values import Gathered, move_features, moves, steady_features
 from definitions.layout import Layout
 from definitions.plan import Side
-from definitions.tiles import NEVER, end_tile, first_tile, ring_length
 
 _FIRST_CAPACITY = 1024
 _NO_IDS = np.zeros(0, np.uint64)
 _NO_MEANS = np.zeros((0, 0), np.float32)
+_NO_TOTALS = np.zeros((0, 0), np.int64)
+_NO_NUMBERS = np.zeros((0, 0), np.float64)
 _STALE = 0  # no tile time's number
 
 
@@ -55,139 +58,168 @@ class ItemColumns:
         return np.asarray(self.past[places, residual])
 
 
-class _Arrays:
-    """The columns, one row a slot.
-
-    Tiles lie as running sums, so that a window is the difference of two cells: cell j of a measure is the sum of the j
-    oldest tiles that can be kept, the last of them the tile of the item's newest event.
+class _Columns:
+    """What is kept of each item, one row a slot; slot 0 is for items that nobody knows. `rows`: its partials' rows, a
+    column for each partition of origin.
     """
 
-    def __init__(self, side: Side, capacity: int) -> None:
-        self.ids = np.zeros(capacity, np.uint64)
-        self.known = np.zeros(capacity, bool)
-        self.newest_us = np.full(capacity, NEVER, np.int64)
-        self.totals = np.zeros((capacity, len(side.measures)), np.int64)
-        self.decay_values = np.zeros((capacity, len(side.decays)), np.float64)
-        self.decay_times = np.full((capacity, len(side.decays)), NEVER, np.int64)
-        self.recencies = np.full((capacity, len(side.recencies)), NEVER, np.int64)
+    def __init__(self, side: Side, capacity: int, partitions: int) -> None:
+        self.known = np.zeros(capacity, np.bool_)
         self.numbers = np.full((capacity, len(side.numbers)), np.nan, np.float64)
         self.codes = np.zeros((capacity, side.code_width), np.uint32)
         self.category = np.zeros(capacity, np.uint32)
-        # The columns that change with events and tiles alone, as they were at the tile time of this number.
+        self.scores = np.zeros(capacity, np.float64)
+        self.rows = np.full((capacity, partitions), NONE, np.int32)
+        # Values at the tile time of number `at`: what only tiles and events change, and what moving values are made of.
+        self.at = np.full(capacity, _STALE, np.int32)
         self.steady = np.zeros((capacity, len(side.positions)), np.float32)
-        self.steady_at = np.full(capacity, _STALE, np.int64)
-        self.tiles = [
-            np.zeros((capacity, len(tiles.measures), ring_length(tiles.keep_us, tiles.hop_us) + 1), np.int64)
-            for tiles in side.classes
-        ]
+        kept = capacity if moves(side) else 0
+        self.newest_us = np.zeros(kept, np.int64)
+        self.decay_values = np.zeros((kept, len(side.decays)), np.float64)
+        self.decay_times = np.zeros((kept, len(side.decays)), np.int64)
+        self.recencies = np.zeros((kept, len(side.recencies)), np.int64)
 
-    def take_over(self, older: "_Arrays") -> None:
-        """Copy the rows of smaller arrays."""
-        n = len(older.ids)
+    def take_over(self, older: "_Columns") -> None:
+        """Copy the rows of smaller columns."""
         for name, column in vars(older).items():
-            if name != "tiles":
-                getattr(self, name)[:n] = column
-        for mine, theirs in zip(self.tiles, older.tiles, strict=True):
-            mine[:n] = theirs
+            getattr(self, name)[: len(column)] = column
+
+    @property
+    def nbytes(self) -> int:
+        """Of all columns."""
+        return sum(column.nbytes for column in vars(self).values())
 
 
 class ItemSnapshot:
-    """What a gateway knows of items. Thread-safe: one thread may put, apply and mark while others view."""
+    """What a gateway knows of items. Thread-safe: writers wait for one another, and hold up readers only to swap."""
 
     def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        self._side = layout.item
-        self._kept = [ring_length(tiles.keep_us, tiles.hop_us) for tiles in self._side.classes]
-        self._writing = Lock()  # one writer at a time; readers do not wait while it decodes
-        self._lock = Lock()  # around every touch of what follows
-        self._arrays = _Arrays(self._side, _FIRST_CAPACITY)
-        self._index = IdIndex()  # slot 0: items that nobody knows, with no events and no attributes
-        self._shortest_hop_us = min((tiles.hop_us for tiles in self._side.classes), default=None)
-        self._tile_time = 0, 0
-        self._tile_number = _STALE + 1
-        self._moves = moves(self._side)
+        self.layout = layout
+        side = self._side = layout.item
+        self._writing = Lock()
+        self._lock = Lock()  # around every read, and every change of what a reader may see
+        self._columns = _Columns(side, _FIRST_CAPACITY, 1)
+        self._index = IdIndex()
+        self._partials = ItemPartials(layout)
+        self._origins: list[int] = []  # partition of each column of `rows`, ascending
+        self._pending: dict[
+            int, list[tuple[Ids, Ints]]
+        ] = {}  # partition -> items and rows that no marker has made valid
         self._markers: dict[int, int] = {}
         self._version = 0
-        self._popular: tuple[int, int, npt.NDArray[np.uint64], npt.NDArray[np.float32]] | None = None
-        self._partials: dict[int, dict[int, bytes]] = {}  # item -> partition -> the newest applied
-        self._pending: dict[int, dict[int, bytes | None]] = {}  # partition -> item -> not yet marked
+        self._popular: tuple[int, int, Ids, npt.NDArray[np.float32]] | None = None
+        self._shortest_hop_us = min((tiles.hop_us for tiles in side.classes), default=None)
+        self._tile_time = 0, 0
+        self._tile_number = _STALE + 1
+        self._moves = moves(side)
+        means = [side.window_columns[residual.mean] for residual in layout.residuals]
+        self._means = [side.places[window.position] for window in means]
+        self._means_move = any(window.ttl_us is not None for window in means)
         self._int_codes = [slot for ints in layout.item_code_ints for slot in _span(ints.codes.start, ints.codes.width)]
-        self._all_codes = self._int_codes == list(range(self._side.code_width))
+        self._all_codes = self._int_codes == list(range(side.code_width))
 
     def __len__(self) -> int:
         """Number of items in the catalogue."""
         with self._lock:
-            return int(np.count_nonzero(self._arrays.known))
+            return int(np.count_nonzero(self._columns.known))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything that is kept of items."""
+        with self._lock:
+            return self._columns.nbytes + self._index.nbytes + self._partials.nbytes
 
     def put_item(self, item: pb.Item) -> None:
         """Take an item of the catalogue over; `deleted` removes it, its aggregates stay."""
-        if item.deleted:
-            numbers, codes, category = [np.nan] * len(self._side.numbers), [0] * self._side.code_width, 0
-        else:
-            numbers, codes = read_attributes(self._side, item.attributes)
-            category = main_category(self._layout.usecase, item)
-        with self._writing, self._lock:
-            slot = self._slot(np.array([item.id], np.uint64))[0]
-            arrays = self._arrays
-            arrays.known[slot] = not item.deleted
-            arrays.numbers[slot], arrays.codes[slot], arrays.category[slot] = numbers, codes, category
-            arrays.steady_at[slot] = _STALE
-            self._version += 1
+        self.put_items([item])
+
+    def put_items(self, items: Sequence[pb.Item]) -> None:
+        """Take items of the catalogue over, in order."""
+        newest = {item.id: item for item in items}
+        side, n = self._side, len(newest)
+        numbers, codes = np.full((n, len(side.numbers)), np.nan), np.zeros((n, side.code_width), np.uint32)
+        category, known = np.zeros(n, np.uint32), np.zeros(n, np.bool_)
+        for place, item in enumerate(newest.values()):
+            known[place] = not item.deleted
+            if not item.deleted:
+                numbers[place], codes[place] = read_attributes(side, item.attributes)
+                category[place] = main_category(self.layout.usecase, item)
+        with self._writing:
+            slots = self._slots(np.fromiter(newest, np.uint64, n))
+            with self._lock:
+                columns = self._columns
+                columns.known[slots], columns.category[slots] = known, category
+                columns.numbers[slots], columns.codes[slots] = numbers, codes
+                columns.at[slots] = _STALE
+                self._version += 1
 
     def apply(self, partition: int, item_id: int, content: bytes | None) -> None:
-        """Hold a partial back until its partition's next marker; None (a tombstone) takes the partition's part away.
+        """`apply_many` of one. Raises: LayoutMismatch, CorruptRow."""
+        for error in self.apply_many(partition, [item_id], [content]).values():
+            raise error
 
-        Raises:
-            LayoutMismatch, CorruptRow: nothing was taken over; skip the record and count it.
+    def apply_many(
+        self, partition: int, item_ids: Sequence[int], contents: Sequence[bytes | None]
+    ) -> dict[int, DefinitionsError]:
+        """Hold partials back until their partition's next marker; None (a tombstone) takes the partition's part away.
+
+        What cannot be had is left out: index -> LayoutMismatch or CorruptRow.
         """
-        if content is not None:
-            unpack_item(self._layout, content)
+        there = [index for index, content in enumerate(contents) if content is not None]
         with self._writing:
-            self._pending.setdefault(partition, {})[item_id] = content
+            rows = np.full(len(contents), NONE, np.int64)
+            rows[there], failed = self._partials.write([contents[index] or b"" for index in there])
+            errors = {there[index]: error for index, error in failed.items()}
+            ids = np.array(item_ids, np.uint64)
+            if errors:
+                good = np.delete(np.arange(len(ids)), list(errors))
+                ids, rows = ids[good], rows[good]
+            self._pending.setdefault(partition, []).append((ids, rows))
+        return errors
 
     def mark(self, partition: int, offset: int) -> None:
         """A marker: all of the partition below `offset` becomes visible, at once."""
         with self._writing:
-            pending = self._pending.pop(partition, {})
-            for item_id, content in pending.items():
-                parts = self._partials.setdefault(item_id, {})
-                if content is None:
-                    parts.pop(partition, None)
-                else:
-                    parts[partition] = content
-            merged = [self._merge(item_id) for item_id in pending]
+            pending = self._pending.pop(partition, [])
+            ids = np.concatenate([_NO_IDS, *(ids for ids, _ in pending)])
+            rows = np.concatenate([np.empty(0, np.int64), *(rows for _, rows in pending)])
+            slots, origin = self._slots(ids), self._origin(partition)
+            columns = self._columns
+            before = columns.rows[slots, origin]
             with self._lock:
-                self._write(list(pending), merged)
+                columns.rows[slots, origin] = rows  # of an item that comes twice, the last stays
+                columns.at[slots] = _STALE
                 self._markers = {**self._markers, partition: offset}  # views keep the former
                 self._version += 1
+            now = columns.rows[slots, origin]
+            self._partials.free(np.concatenate([np.unique(before), rows[rows != now]]))
+            columns.scores[slots] = self._partials.scores(columns.rows.take(slots, axis=0))
 
     def markers(self) -> dict[int, int]:
         """Partition -> offset of its newest marker."""
         with self._lock:
             return self._markers
 
-    def known(self, item_ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    def known(self, item_ids: Ids) -> npt.NDArray[np.bool_]:
         """Which items are in the catalogue, (n,)."""
         with self._lock:
-            return np.asarray(self._arrays.known.take(self._index.find(item_ids)))
+            return np.asarray(self._columns.known.take(self._index.find(item_ids)))
 
-    def view(
-        self, item_ids: npt.NDArray[np.uint64], time_us: int, past_ids: npt.NDArray[np.uint64] | None = None
-    ) -> ItemColumns:
+    def view(self, item_ids: Ids, time_us: int, past_ids: Ids | None = None) -> ItemColumns:
         """The items at t, in the order asked; unknown ones are empty, not an error.
 
         `past_ids` (`assembly.past_items`): their means come with the view, of the same cut.
         """
         with self._lock:
-            arrays, rows = self._arrays, self._index.find(item_ids)
-            features = self._steady(rows, time_us)
-            gathered = self._gather(rows, None) if self._moves else None
+            columns, slots = self._columns, self._index.find(item_ids)
+            features = self._steady(slots, time_us)
+            moving = self._moving(slots) if self._moves else None
             past = _NO_MEANS if past_ids is None else self._past(past_ids, time_us)
-            known, category = arrays.known.take(rows), arrays.category.take(rows)
-            codes = arrays.codes.take(rows, axis=0)
+            known, category = columns.known.take(slots), columns.category.take(slots)
+            codes = columns.codes.take(slots, axis=0)
             markers = self._markers
-        if gathered is not None:
-            move_features(self._side, gathered, time_us, features)
+        if moving is not None:
+            move_features(self._side, moving, time_us, features)
         return ItemColumns(
             item_ids=item_ids,
             known=known,
@@ -200,140 +232,100 @@ class ItemSnapshot:
             past=past,
         )
 
-    def _ints(self, item_ids: npt.NDArray[np.uint64], codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
-        ints = (codes if self._all_codes else codes.take(self._int_codes, axis=1)).astype(np.int64)
-        place = self._layout.item_id_int
-        return ints if place is None else np.insert(ints, place, item_ids.view(np.int64), axis=1)
-
-    def _past(self, past_ids: npt.NDArray[np.uint64], time_us: int) -> npt.NDArray[np.float32]:
-        """The means (m, residuals) that the layout's residuals compare with."""
-        rows = self._index.find(past_ids)
-        features = self._steady(rows, time_us)
-        if self._moves:
-            move_features(self._side, self._gather(rows, None), time_us, features)
-        means = [self._side.window_columns[residual.mean].position for residual in self._layout.residuals]
-        return features[:, [self._side.places[position] for position in means]]
-
-    def popular(self, limit: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]:
+    def popular(self, limit: int) -> tuple[Ids, npt.NDArray[np.float32]]:
         """The catalogue's items with the largest label-weighted totals, best first, ties by id: ids, scores."""
         with self._lock:
             cached = self._popular
             if cached is not None and cached[0] == self._version and cached[1] >= limit:
                 return cached[2][:limit], cached[3][:limit]
             version = self._version
-            rows = np.flatnonzero(self._arrays.known)
-            ids, totals = self._arrays.ids[rows], self._arrays.totals[rows]
-        scores = np.zeros(len(ids))
-        for measure, weight in self._layout.popularity:
-            scores += weight * totals[:, measure]
-        if limit < len(ids):  # a whole sort of a million items would take a second
+            ids, slots = self._index.all()
+            known = self._columns.known.take(slots)
+            ids, scores = ids[known], self._columns.scores.take(slots[known])
+        if limit < len(ids):  # a whole sort of a million items would take a tenth of a second
             bound = np.partition(scores, len(ids) - limit)[len(ids) - limit] if limit else np.inf
             better = np.flatnonzero(scores >= bound)
             ids, scores = ids[better], scores[better]
-        order = np.lexsort((ids, -scores))[:limit]
+        order = np.argsort(-scores, kind="stable")[:limit]  # ids ascend already
         best = version, limit, ids[order], scores[order].astype(np.float32)
         with self._lock:
             self._popular = best
         return best[2], best[3]
 
-    def _steady(self, rows: npt.NDArray[np.int64], time_us: int) -> npt.NDArray[np.float32]:
+    def _steady(self, slots: Ints, time_us: int) -> npt.NDArray[np.float32]:
         """The steady columns (n, item columns): evaluated once for an item and a tile time, then only copied."""
-        arrays, hop_us = self._arrays, self._shortest_hop_us
+        columns, hop_us = self._columns, self._shortest_hop_us
         if hop_us is not None:
             tile_time = time_us // hop_us, (time_us - 1) // hop_us  # longer hops are multiples of it
             if tile_time != self._tile_time:
                 self._tile_time = tile_time
                 self._tile_number += 1
         number = self._tile_number
-        fresh = arrays.steady_at.take(rows) == number
+        fresh = columns.at.take(slots) == number
         if not fresh.all():
-            stale = rows[~fresh]
-            arrays.steady[stale] = steady_features(self._side, self._gather(stale, time_us))
-            arrays.steady_at[stale] = number
-        return arrays.steady.take(rows, axis=0)
+            stale = slots[~fresh]
+            rows, numbers = columns.rows.take(stale, axis=0), columns.numbers.take(stale, axis=0)
+            gathered = self._partials.gather(rows, numbers, time_us)
+            columns.steady[stale] = steady_features(self._side, gathered)
+            if self._moves:
+                columns.newest_us[stale], columns.recencies[stale] = gathered.newest_us, gathered.recencies
+                columns.decay_values[stale], columns.decay_times[stale] = gathered.decay_values, gathered.decay_times
+            columns.at[stale] = number
+        return columns.steady.take(slots, axis=0)
 
-    def _gather(self, rows: npt.NDArray[np.int64], tiles_at_us: int | None) -> Gathered:
-        arrays = self._arrays
+    def _moving(self, slots: Ints) -> Gathered:
+        """What `move_features` reads, of items that `_steady` was asked for."""
+        columns = self._columns
         return Gathered(
-            newest_us=arrays.newest_us[rows],
-            totals=arrays.totals[rows],
-            decay_values=arrays.decay_values[rows],
-            decay_times=arrays.decay_times[rows],
-            recencies=arrays.recencies[rows],
-            numbers=arrays.numbers[rows],
-            tiles={} if tiles_at_us is None else self._tiles(rows, tiles_at_us),
+            newest_us=columns.newest_us.take(slots),
+            totals=_NO_TOTALS,
+            decay_values=columns.decay_values.take(slots, axis=0),
+            decay_times=columns.decay_times.take(slots, axis=0),
+            recencies=columns.recencies.take(slots, axis=0),
+            numbers=_NO_NUMBERS,
+            tiles={},
         )
 
-    def _slot(self, item_ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-        """The items' slots, new ones where they have none; capacity doubles when it is used up."""
-        slots = self._index.add(item_ids)
-        capacity = len(self._arrays.ids)
-        while capacity <= len(self._index):
-            capacity *= 2
-        if capacity > len(self._arrays.ids):
-            larger = _Arrays(self._side, capacity)
-            larger.take_over(self._arrays)
-            self._arrays = larger
-        self._arrays.ids[slots] = item_ids
+    def _past(self, past_ids: Ids, time_us: int) -> npt.NDArray[np.float32]:
+        """The means (m, residuals) that the layout's residuals compare with."""
+        slots = self._index.find(past_ids)
+        features = self._steady(slots, time_us)
+        if self._means_move:
+            move_features(self._side, self._moving(slots), time_us, features)
+        return features.take(self._means, axis=1)
+
+    def _ints(self, item_ids: Ids, codes: npt.NDArray[np.uint32]) -> Ints:
+        ints = (codes if self._all_codes else codes.take(self._int_codes, axis=1)).astype(np.int64)
+        place = self.layout.item_id_int
+        return ints if place is None else np.insert(ints, place, item_ids.view(np.int64), axis=1)
+
+    def _slots(self, item_ids: Ids) -> Ints:
+        """The items' slots, new ones where they have none; capacity grows by half when it is used up."""
+        slots = self._index.find(item_ids)
+        if slots.all():
+            return slots
+        with self._lock:
+            slots = self._index.add(item_ids)
+            self._grow(len(self._index) + 1, len(self._origins) or 1)
         return slots
 
-    def _merge(self, item_id: int) -> ItemState:
-        """The item over all partitions, in their order: decayed sums are floats, and must not depend on arrival."""
-        state = ItemState(self._side)
-        for _, content in sorted(self._partials[item_id].items()):
-            state.merge(self._side, unpack_item(self._layout, content))
-        return state
+    def _origin(self, partition: int) -> int:
+        """The column of a partition, a new one at its place if it has none: readers add up in order of partitions."""
+        place = bisect_left(self._origins, partition)
+        if self._origins[place : place + 1] != [partition]:
+            with self._lock:
+                self._origins.insert(place, partition)
+                rows = self._columns.rows
+                if len(self._origins) > 1:
+                    self._columns.rows = np.insert(rows, place, NONE, axis=1)
+        return place
 
-    def _write(self, item_ids: Iterable[int], states: list[ItemState]) -> None:
-        slots = self._slot(np.fromiter(item_ids, np.uint64))
-        if not len(slots):
-            return
-        arrays = self._arrays
-        arrays.steady_at[slots] = _STALE
-        arrays.newest_us[slots] = [state.newest_us for state in states]
-        for name in ("totals", "decay_values", "decay_times", "recencies"):
-            column = getattr(arrays, name)
-            if column.shape[1]:
-                column[slots] = [getattr(state, name) for state in states]
-        first = 0
-        for tiles, kept, sums in zip(self._side.classes, self._kept, arrays.tiles, strict=True):
-            cells = np.zeros((len(slots), len(tiles.measures), kept + 1), np.int64)
-            rows: list[int] = []
-            places: list[int] = []
-            totals: list[int] = []
-            for row, state in enumerate(states):
-                oldest = state.newest_us // tiles.hop_us - kept + 1  # a partition that fell behind keeps older ones
-                for offset in range(len(tiles.measures)):
-                    for index, total in state.tiles[first + offset].items():
-                        if index >= oldest:
-                            rows.append(row * len(tiles.measures) + offset)
-                            places.append(index - oldest + 1)
-                            totals.append(total)
-            cells.reshape(-1, kept + 1)[rows, places] = totals
-            sums[slots] = cells.cumsum(axis=2)
-            first += len(tiles.measures)
-
-    def _tiles(self, rows: npt.NDArray[np.int64], time_us: int) -> dict[tuple[int, int], npt.NDArray[np.int64]]:
-        """(hop, window) -> sums (n, measures of the class), for each window that a feature reads."""
-        found: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
-        newest_us = self._arrays.newest_us[rows]
-        for tiles, kept, sums in zip(self._side.classes, self._kept, self._arrays.tiles, strict=True):
-            oldest = newest_us // tiles.hop_us - kept + 1
-            measures = np.arange(len(tiles.measures))
-
-            def below(
-                tile: int,
-                sums: npt.NDArray[np.int64] = sums,
-                oldest: npt.NDArray[np.int64] = oldest,
-                measures: npt.NDArray[np.int64] = measures,
-            ) -> npt.NDArray[np.int64]:
-                places = np.clip(tile - oldest, 0, sums.shape[2] - 1)
-                return sums[rows[:, None], measures, places[:, None]]
-
-            end = below(end_tile(time_us, tiles.hop_us))
-            for window_us in self._side.windows_of(tiles):
-                found[tiles.hop_us, window_us] = end - below(first_tile(time_us, window_us, tiles.hop_us))
-        return found
+    def _grow(self, slots: int, partitions: int) -> None:
+        capacity = len(self._columns.known)
+        if slots > capacity:
+            larger = _Columns(self._side, max(slots, capacity * 3 // 2), partitions)
+            larger.take_over(self._columns)
+            self._columns = larger
 
 
 def _span(start: int, width: int) -> range:

@@ -184,6 +184,59 @@ def test_bytes_of_another_layout_or_damaged_are_refused(layout: Layout, event: t
     assert value(layout, snapshot.view(ids(1), BASE + 1), "i_all_all") == [0]
 
 
+def test_bad_partials_of_a_batch_are_left_out_and_named(layout: Layout, event: type[Any], columns: Build) -> None:
+    """Their neighbours are applied, whichever come first; so is a tombstone among them."""
+    snapshot, good = ItemSnapshot(layout), partial(layout, columns([event(1, 1, 0, 0, BASE)]))
+    early = bytearray(good)
+    early[5:13] = (BASE - 10 * H).to_bytes(8, "little")  # its newest event before its tiles
+    other = good[:1] + b"\0\0\0\0" + good[5:]
+    contents = [good, b"", good, other, None, good[:-1], bytes(early), good]
+    errors = snapshot.apply_many(0, range(1, 9), contents)
+    snapshot.mark(0, 1)
+
+    assert {index: type(error) for index, error in errors.items()} == {
+        1: CorruptRow, 3: LayoutMismatch, 5: CorruptRow, 6: CorruptRow,
+    }  # fmt: skip
+    assert value(layout, snapshot.view(ids(*range(1, 9)), BASE + 1), "i_all_1h") == [1, 0, 1, 0, 0, 0, 0, 1]
+
+
+def test_rewritten_partials_leave_no_trace(layout: Layout, event: type[Any], columns: Build) -> None:
+    """After many rounds of newer partials and tombstones: the values of the last ones alone, and no more memory."""
+    random = np.random.default_rng(8)
+    snapshot, latest, sizes = ItemSnapshot(layout), dict[tuple[int, int], bytes | None](), []
+    pool = [
+        partial(layout, columns([
+            event(1, 1, int(random.integers(0, 3)), int(random.integers(1, 6)), BASE - int(age) * 300 * S)
+            for age in random.integers(0, 400, n)
+        ]))
+        for n in (1, 2, 5, 30)
+        for _ in range(8)
+    ]  # fmt: skip
+    for number in range(40):
+        for partition in (2, 0, 1):
+            items = random.integers(1, 60, 50).tolist()  # some twice in a batch
+            contents = [None if place < 2 else pool[place] for place in random.integers(0, len(pool), 50).tolist()]
+            snapshot.apply_many(partition, items[:20], contents[:20])
+            snapshot.apply_many(partition, items[20:], contents[20:])
+            snapshot.mark(partition, number)
+            latest.update(((item, partition), content) for item, content in zip(items, contents, strict=True))
+        sizes.append(snapshot.nbytes)
+    fresh = ItemSnapshot(layout)
+    for (item, partition), content in latest.items():
+        fresh.apply(partition, item, content)
+    for partition in range(3):
+        fresh.mark(partition, 1)
+
+    every = np.arange(1, 70, dtype=np.uint64)
+    for t in (BASE - 5 * H, BASE + 1, BASE + 3 * H):
+        np.testing.assert_array_equal(snapshot.view(every, t).features, fresh.view(every, t).features)
+    for item in every.tolist():
+        snapshot.put_item(pb.Item(id=item))
+        fresh.put_item(pb.Item(id=item))
+    assert [part.tolist() for part in snapshot.popular(99)] == [part.tolist() for part in fresh.popular(99)]
+    assert sizes[-1] <= 1.2 * sizes[9]
+
+
 def test_a_view_never_sees_half_a_marker(layout: Layout, event: type[Any], columns: Build) -> None:
     """While one thread marks, each view has all items of a marker or none, and its number says which."""
     snapshot, seen = ItemSnapshot(layout), []

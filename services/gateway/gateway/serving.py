@@ -61,7 +61,9 @@ class Serving:
         name = usecase.name
         self.usecase = name
         self.layout = layout
-        self.items = CatalogueItems(ItemSnapshot(self.layout), lambda *labels: metrics.records.labels(*labels).inc())
+        self.items = CatalogueItems(
+            ItemSnapshot(self.layout), lambda name, outcome, n: metrics.records.labels(name, outcome).inc(n)
+        )
         self.readers = CatalogueReaders(self.items, settings.kafka, name, shared.on_failure)
         self._online = open_online_reader(
             name, self.layout.revision, valkey=settings.valkey, lmdb_path=settings.online_path

@@ -14,6 +14,7 @@ from definitions.item_feed import item_features_key, marker_value, partial_value
 from definitions.item_snapshot import ItemSnapshot
 from definitions.item_state import ItemTable
 from definitions.layout import Layout, layout_of
+from definitions.records import LogRecord
 from definitions.usecase import UseCase, load_usecase
 from definitions.user_state import UserTable
 from gateway.admission import Admission
@@ -156,7 +157,7 @@ class World:
         self.lag_s = 0.0
         self.admission = Admission(self.clock, lambda: self.lag_s)
         self.records: list[tuple[str, str]] = []
-        self.items = CatalogueItems(ItemSnapshot(self.layout), lambda *labels: self.records.append(labels))
+        self.items = CatalogueItems(ItemSnapshot(self.layout), self._count)
         self.active: ActiveModel | None = None
         self.deploy()
         self._fill(catalogue)
@@ -210,14 +211,18 @@ class World:
         for item_id in catalogue:
             item = pb.Item(id=item_id)
             item.attributes["genre"].categories.codes.append(1 if item_id > 5 else 2)
-            self.items.take_item(0, item_id, item_id.to_bytes(8, "big"), item.SerializeToString())
+            self.items.take_items(0, [LogRecord(item_id, -1, item_id.to_bytes(8, "big"), item.SerializeToString())])
         rated = [item_id for item_id in catalogue for _ in range(item_id)]
         table = ItemTable(self.layout)
         table.fold(self._events(range(1, len(rated) + 1), rated, [NOW_US - 10**9] * len(rated)))
         for item_id in table.all_items():
-            self.items.take_features(0, 0, item_features_key(item_id, 0), partial_value(1, table.partial(item_id)))
-        self.items.take_features(0, 0, item_features_key(0, 0), marker_value(1, len(rated)))
+            partial = LogRecord(0, -1, item_features_key(item_id, 0), partial_value(1, table.partial(item_id)))
+            self.items.take_features(0, [partial])
+        self.items.take_features(0, [LogRecord(0, -1, item_features_key(0, 0), marker_value(1, len(rated)))])
         self.items.refresh()
+
+    def _count(self, topic: str, outcome: str, n: int) -> None:
+        self.records += [(topic, outcome)] * n
 
     def _events(self, users: Sequence[int], items: Sequence[int], times: Sequence[int]) -> EventColumns:
         n = len(items)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from definitions.assembly import RequestContext
+from definitions.records import LogRecord
 from gateway.errors import DeadlineTooShort, InvalidRequest, Overloaded, Unavailable
 from gateway.ladder import StoredList
 from gateway.query import Query, Rung
@@ -216,7 +217,7 @@ def test_recommend_fills_a_short_nightly_list_with_popular_items(world: Any) -> 
 def test_a_deleted_item_is_recommended_by_no_rung(world: Any) -> None:
     """Once the popularity order is renewed it is no candidate, and a stored list loses it at once."""
     world.lists.lists[USER] = stored(10, 9)
-    world.items.take_item(0, 99, (10).to_bytes(8, "big"), None)
+    world.items.take_items(0, [LogRecord(99, -1, (10).to_bytes(8, "big"), None)])
     world.items.refresh()
     assert 10 not in ids(world.recommend(limit=10))
     world.active = None

@@ -18,13 +18,16 @@ from servicekit.kafka.clients import (
     opened_consumer,
     partitions_of,
 )
-from servicekit.kafka.reader import Handler, TopicReader
+from servicekit.kafka.reader import BatchHandler, BatchReader, Handler, Record, TopicReader
 
 __all__ = [
     "CONNECT_S",
     "MAX_POLL_RECORDS",
     "MAX_REQUEST_BYTES",
+    "BatchHandler",
+    "BatchReader",
     "Handler",
+    "Record",
     "TopicReader",
     "assign",
     "bounds_of",

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final, Protocol
 
 import structlog
 from kafka import KafkaConsumer, TopicPartition
@@ -19,12 +19,21 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("servicekit.kafka")
 _FETCH_WAIT_MS: Final = 500
 
 Handler = Callable[[int, int, bytes | None, bytes | None], None]
+BatchHandler = Callable[[int, "Sequence[Record]"], None]
 
 
-class TopicReader:
-    """Reads a topic from its beginning, then tails it: `handler(partition, offset, key, value)` for each record.
+class Record(Protocol):
+    """What a batch handler may read of a record; value None is a tombstone."""
 
-    The handler runs in the reader's own thread, in offset order within a partition; value None is a tombstone. A
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+
+class BatchReader:
+    """Reads a topic from its beginning, then tails it: `handler(partition, records)` for each batch of a partition.
+
+    The handler runs in the reader's own thread, in offset order within a partition. A
     broker that goes away is waited for. Anything that a retry cannot mend (the handler raised, the offset is gone)
     ends the thread: `failed` holds the error and `on_failure` is called with it.
     """
@@ -33,7 +42,7 @@ class TopicReader:
         self,
         bootstrap: str,
         topic: str,
-        handler: Handler,
+        handler: BatchHandler,
         *,
         partitions: Sequence[int] | None = None,
         on_failure: Callable[[Exception], None] | None = None,
@@ -106,9 +115,8 @@ class TopicReader:
                 with translated(f"reading {self._topic}"):
                     polled = consumer.poll(timeout_ms=self._poll_ms)
                 for partition, records in polled.items():
-                    for record in records:
-                        self._handler(partition.partition, record.offset, record.key, record.value)
-                        self.positions[partition.partition] = record.offset + 1
+                    self._handler(partition.partition, records)
+                    self.positions[partition.partition] = records[-1].offset + 1
 
     def _note_progress(self, consumer: KafkaConsumer, ends: Mapping[int, int]) -> None:
         if self.caught_up.is_set():
@@ -120,3 +128,15 @@ class TopicReader:
                 if max(position or 0, self.positions[partition]) < end:
                     return
         self.caught_up.set()
+
+
+class TopicReader(BatchReader):
+    """The same, record by record: `handler(partition, offset, key, value)`; value None is a tombstone."""
+
+    def __init__(self, bootstrap: str, topic: str, handler: Handler, **options: Any) -> None:
+        def each(partition: int, records: Sequence[Record]) -> None:
+            for record in records:
+                handler(partition, record.offset, record.key, record.value)
+                self.positions[partition] = record.offset + 1
+
+        super().__init__(bootstrap, topic, each, **options)
