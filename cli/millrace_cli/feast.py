@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from millrace_cli import environment, output
-from millrace_cli.errors import BadInput, EnvironmentAtFault
+from millrace_cli.errors import BadInput, GateSaidNo
 from millrace_cli.stack import Json
 
 if TYPE_CHECKING:
@@ -93,19 +93,53 @@ def ui(
     from millrace_cli.settings import load
 
     settings = load()
-    folder = _folder(settings, environment.usecase(settings, usecase).name)
-    if not (folder / "feature_store.yaml").is_file():
-        raise BadInput(f"{folder} holds no repository; make it first: millrace feast apply")
+    folder = _applied(settings, usecase)
     at = settings.port(UI_PORT) if port is None else port
     output.err.print(f"Feast's UI on http://{host}:{at}", highlight=False)
     with environment.translated():
-        code = repository.serve_ui(folder, host, at)
-    if code:
-        raise EnvironmentAtFault(f"feast ui ended with {code}; its words are above")
+        repository.become_ui(folder, host, at)
+
+
+@app.command()
+def soak(
+    usecase: Usecase = None,
+    calls: Annotated[int, typer.Option(min=100, help="How many reads.")] = 5000,
+    json: Json = False,
+) -> None:
+    """Read features many times in one process and see that it does not grow: exit 1 if it does."""
+    from pipelines.feast import soak as measured
+
+    from millrace_cli.settings import load
+
+    settings = load()
+    folder = _applied(settings, usecase)
+    with environment.translated():
+        figures = measured.soak(folder, calls)
+    grew = figures["growth_mib"] > measured.GROWTH_MIB
+    if json:
+        output.emit(figures, home=settings.home)
+    else:
+        output.out.print(
+            f"{calls:,} calls of {figures['rows_a_call']} rows: {figures['first_mib']} MiB after the first tenth, "
+            f"{figures['last_mib']} MiB at the end; p50 {figures['p50_ms']} ms, p99 {figures['p99_ms']} ms",
+            highlight=False,
+        )
+    if grew and json:
+        raise typer.Exit(GateSaidNo.exit_code)
+    if grew:
+        raise GateSaidNo(f"memory grew by {figures['growth_mib']} MiB, more than {measured.GROWTH_MIB}")
 
 
 def _folder(settings: Settings, usecase: str) -> Path:
     return settings.home / "feast" / usecase
+
+
+def _applied(settings: Settings, usecase: str | None) -> Path:
+    """The repository's folder. Raises BadInput if there is none yet."""
+    folder = _folder(settings, environment.usecase(settings, usecase).name)
+    if not (folder / "feature_store.yaml").is_file():
+        raise BadInput(f"{folder} holds no repository; make it first: millrace feast apply")
+    return folder
 
 
 def _file(settings: Settings, usecase: str | None) -> Path:

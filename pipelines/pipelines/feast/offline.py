@@ -1,7 +1,7 @@
 """Feast's offline store over the lake: point-in-time by our backfill, one row out for each row in."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,10 @@ from pipelines.feast.opened import Opened
 from pipelines.feast.views import ITEM, USER, Column, View
 from pipelines.training.examples import Log
 
+_NOT_STORED: Final = (
+    "values are computed when they are read, and online rows are kept by the features service: nothing is "
+    "materialized; use get_online_features, or get_historical_features with an entity_df"
+)
 Keys = tuple[str, str]
 """Columns of the entity frame that hold user and item ids."""
 
@@ -124,18 +128,15 @@ class MillraceOfflineStore(OfflineStore):  # type: ignore[misc]
 
     @staticmethod
     def pull_latest_from_table_or_query(*args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: online rows are written by the stream."""
+        """Refused, as the next."""
         del args, kwargs
-        raise NotHereError(
-            "materialize: online rows are kept by the features service; there is nothing to copy. Read them: "
-            "get_online_features"
-        )
+        raise NotHereError(_NOT_STORED)
 
     @staticmethod
     def pull_all_from_table_or_query(*args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: values are computed for rows and times, none are stored."""
+        """Refused: this is how Feast materializes, and there is nothing to copy."""
         del args, kwargs
-        raise NotHereError("values are computed, not stored: use get_historical_features with an entity_df")
+        raise NotHereError(_NOT_STORED)
 
     @staticmethod
     def offline_write_batch(

@@ -1,10 +1,11 @@
 """Feast's repository of a use case: a folder with which `feast apply`, `feast ui` and the SDK work as they are."""
 
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import yaml
 from definitions.layout import layout_of
@@ -78,14 +79,11 @@ def apply(folder: Path) -> str:
     return done.stdout
 
 
-def serve_ui(folder: Path, host: str, port: int) -> int:
-    """Feast's UI in the foreground, until it is stopped; its exit code. Raises UnavailableError as `apply`."""
-    command = [str(interpreter().with_name("feast")), "ui", "--host", host, "--port", str(port)]
-    with subprocess.Popen(command, cwd=folder, env=feast_environ()) as served:
-        try:
-            return served.wait()
-        except KeyboardInterrupt:
-            return served.wait()  # the terminal told it, too
+def become_ui(folder: Path, host: str, port: int) -> NoReturn:
+    """Be Feast's UI from here on, in this process: what stops it, stops the UI. Raises UnavailableError as `apply`."""
+    feast = str(interpreter().with_name("feast"))
+    os.chdir(folder)
+    os.execve(feast, [feast, "ui", "--host", host, "--port", str(port)], feast_environ())  # noqa: S606  ours, no shell
 
 
 def _config(project: str, revision: int, places: Places) -> dict[str, Any]:
