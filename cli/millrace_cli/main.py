@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "feast": ("millrace_cli.feast:app", "Feast for other teams: registry, SDK and UI over what we serve."),
     "loadtest": ("millrace_cli.loadtest:loadtest", "Load the gateway and judge what it answers by targets."),
     "consistency": ("millrace_cli.consistency:consistency", "Compare what was served with what the log says."),
+    "rebuild": ("millrace_cli.rebuild:rebuild", "Make derived state anew from what was archived."),
     "bench": ("millrace_cli.bench:app", "Measure one part, beside what one would take instead."),
     "doctor": ("millrace_cli.doctor:doctor", "Say what this machine has, what it lacks, and who needs it."),
 }

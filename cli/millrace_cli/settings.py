@@ -43,6 +43,7 @@ class Settings(BatchSettings):
     checkpoints: Folder = Field(
         default_factory=under_home("data/checkpoints"), description="Folder of the features service's checkpoints."
     )
+    revision: int = Field(default=1, ge=1, description="Revision of the layout whose rows the stack keeps.")
 
     @property
     def online_path(self) -> Path:

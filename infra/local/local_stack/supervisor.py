@@ -97,6 +97,13 @@ def down(home: Home, tell: Tell) -> list[str]:
     return killed
 
 
+def stop(home: Home, name: str, tell: Tell) -> None:
+    """Stop one part of the stack, which the next `up` brings back; nothing if it does not run."""
+    home.make()
+    with _lock(home):
+        _stop_all([run for run in process.run_files(home).values() if run.name == name], home, tell)
+
+
 def status(home: Home) -> Status:
     """Ask every part that `up` promised."""
     state = StackState.read(home)

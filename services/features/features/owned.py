@@ -54,7 +54,7 @@ class Owned:
     def lease(self) -> None:
         """Take the partition from whoever has it. StoreUnavailable where the store must be asked and is away."""
         # Without checkpoints (a first start, or they are lost) the store may hold rows of any epoch: start above.
-        self.epoch = self.folder.lease(0 if self.folder.epochs() else _newest_epoch(self.store))
+        self.epoch = self.folder.lease(0 if self.folder.epochs() else newest_epoch(self.store))
 
     def restore(self, bounds: Mapping[Place, Bounds]) -> dict[Place, int]:
         """Load the newest whole checkpoint; where to read on. `bounds` were read after the lease.
@@ -118,6 +118,8 @@ class Owned:
         known = bool(self.store_id)
         users = self.state.users.all_users()
         self.state.refill(users)
+        if not known:  # nothing was ever emitted from this state: it is new, or rebuilt from the archive
+            self.state.resend(self.state.items.all_items())
         self.store_id = identity
         return len(users) if known else 0
 
@@ -162,7 +164,7 @@ def _start(place: Place, offset: int, bounds: Bounds) -> int:
     return offset
 
 
-def _newest_epoch(store: OnlineStore) -> int:
+def newest_epoch(store: OnlineStore) -> int:
     """Highest epoch of any stored row, 0 for none."""
     newest, remaining = 0, iter(store.all_ids().tolist())
     while chunk := list(islice(remaining, _ROWS_PER_WRITE)):

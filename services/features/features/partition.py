@@ -6,6 +6,7 @@ from typing import Final
 
 from definitions.column_decode import decode_interactions_columns
 from definitions.dedupe import Deduper
+from definitions.events import EventColumns
 from definitions.item_state import ItemTable
 from definitions.layout import Layout
 from definitions.record_columns import RecordColumns
@@ -54,12 +55,17 @@ class PartitionState:
 
     def _fold_interactions(self, records: RecordColumns) -> Folded:
         events, bad = decode_interactions_columns(self.layout.usecase, self.partition, records)
+        kept = self.fold_events(events)
+        oldest_us = int(kept.timestamp_us.min()) if len(kept) else None
+        return Folded(len(kept), len(events) - len(kept), bad, oldest_us)
+
+    def fold_events(self, events: EventColumns) -> EventColumns:
+        """Apply the next good events, in offset order; those that counted, since a resent one does not."""
         keep = self._deduper.keep(events.event_id, events.offset)
         kept = events if keep.all() else events.take(keep)
         self.users.fold(kept)
         self.items.fold(kept)
-        oldest_us = int(kept.timestamp_us.min()) if len(kept) else None
-        return Folded(len(kept), len(events) - len(kept), bad, oldest_us)
+        return kept
 
     def _fold_users(self, records: RecordColumns) -> Folded:
         users, bad = decode_users(self.partition, records.records())
