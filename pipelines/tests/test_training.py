@@ -9,6 +9,7 @@ import pytest
 from bundle import load_bundle
 from definitions.layout import Layout, layout_of
 from definitions.usecase import UseCase, find_usecase
+from millrace.events.v1 import events_pb2 as pb
 from pipelines.datasets import Dataset, build_dataset, split_times
 from pipelines.datasets.synthetic import synthetic_world
 from pipelines.errors import TrainingError
@@ -130,6 +131,20 @@ def test_the_lake_gives_the_same_rows_as_the_data_that_was_archived(
     np.testing.assert_array_equal(examples.event_id[expected], rows.event_id[order])
     np.testing.assert_array_equal(examples.label[expected], rows.label[order])
     np.testing.assert_allclose(examples.features[expected], rows.features[order], rtol=1e-6)
+
+
+def test_an_erased_user_is_no_example(
+    movies: UseCase, layout: Layout, dataset: Dataset, examples: Examples, tmp_path: Path
+) -> None:
+    """The lake still has the events until it is vacuumed; nothing is learnt from them."""
+    lake, erased = Lake(tmp_path, "movies"), int(examples.user_id[0])
+    fill(lake, dataset, "log-a")
+    erasure = users_table("log-a", 0, [(len(dataset.users), 1)], [pb.User(id=erased, deleted=True)])
+    lake.append("users", erasure, app_id=app_id("log-a", "movies.users", 0), version=len(dataset.users) + 1)
+
+    rows = build_examples(layout, Log.of_lake(lake, movies.dedupe_offsets))
+
+    assert set(examples.user_id.tolist()) - {erased} == set(rows.user_id.tolist())
 
 
 def test_events_that_are_still_to_come_may_be_the_test_rows(

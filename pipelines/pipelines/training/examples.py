@@ -24,7 +24,10 @@ from pipelines.errors import TrainingError
 
 @dataclass(frozen=True)
 class Log:
-    """All that was known: events in log order with each event_id once, users and items as they are now."""
+    """All that was known: events in log order with each event_id once, users and items as they are now.
+
+    Those that are `deleted` stay among them, not to be taken for merely unknown: an erased user has no history.
+    """
 
     events: EventColumns
     users: Mapping[int, pb.User]
@@ -64,12 +67,7 @@ class Log:
         users = {user.id: user for user in to_users(_newest(lake.scan("users")))}
         items = {item.id: item for item in to_items(_newest(lake.scan("items")))}
         events = events.take(keep)
-        return cls(
-            events,
-            {key: user for key, user in users.items() if not user.deleted},
-            {key: item for key, item in items.items() if not item.deleted},
-            "lake",
-        )
+        return cls(events, users, items, "lake")
 
     def plus(self, later: Dataset) -> "Log":
         """The same with the events of `later` that are not in it yet."""
@@ -117,11 +115,14 @@ class Examples:
 def build_examples(layout: Layout, log: Log) -> Examples:
     """One row for each event that the use case calls an example, features as of strictly before its time.
 
+    Events of erased users are none.
+
     Raises:
         TrainingError: no example, or labels of one kind only.
     """
     usecase, events = layout.usecase, log.events
-    asked = events.take(usecase.is_example(events.action))
+    erased = np.array([key for key, user in log.users.items() if user.deleted], np.uint64)
+    asked = events.take(usecase.is_example(events.action) & ~np.isin(events.user_id, erased))
     asked = asked.take(np.argsort(asked.event_time_us, kind="stable"))
     label = usecase.is_positive(asked.action, asked.value).astype(np.int64)
     if len(label) == 0 or label.min() == label.max():
