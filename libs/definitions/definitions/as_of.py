@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from definitions.compiled import kernel
-from definitions.events import EventColumns, micros
+from definitions.events import UNITS_PER_VALUE, EventColumns, micros
 from definitions.item_values import Gathered, window_value
 from definitions.plan import Decay, History, Selector, Side, WindowColumn
 from definitions.tiles import NEVER
@@ -140,16 +140,23 @@ class SideReads:
         means[past.there] = window_value(window, num, den)
         return means
 
-    def history(self, history: History) -> Past:
-        """The newest k matching events of each query's key."""
+    def history(self, history: History, ids: Ids, values: Ints) -> Past:
+        """The newest k matching events of each query's key, written into `ids` and `values` (n, k), which are zero."""
         matches = Matches(self.matching(history.selector))
-        shape = len(self.end), history.k
-        ids, values, categories = np.zeros(shape, np.uint64), np.zeros(shape, np.int64), np.zeros(shape, np.uint32)
+        categories = np.zeros(ids.shape, np.uint32)
         held = _newest(
             (matches.places, matches.counts), (self.start, self.end), (self.item_id, self.value, self.category),
             (ids, values, categories),
         )  # fmt: skip
         return Past(ids, values, categories, held)
+
+
+def residuals(past: Past, means: npt.NDArray[np.float32], categories: Ints, lasts: Ints) -> Floats:
+    """Means of value - item mean, float64 (n, len(lasts) + 2): over the newest of each of `lasts`, which ascend; over
+    those of the query's category; and how many those are. Sums run from the newest event to the oldest, as assembly's
+    do: the same bits.
+    """
+    return _residuals((past.values, past.categories, past.held), means, categories, lasts)
 
 
 def _stack(columns: Sequence[npt.NDArray[Any]], like: Ints, dtype: type[T]) -> npt.NDArray[T]:
@@ -193,3 +200,28 @@ def _newest(
             out[2][i, back] = events[2][place]
         held[i] = n
     return held
+
+
+@kernel
+def _residuals(
+    past: tuple[Ints, npt.NDArray[np.uint32], Ints], means: npt.NDArray[np.float32], wanted: Ints, lasts: Ints
+) -> Floats:
+    values, categories, held = past
+    found = np.zeros((len(held), len(lasts) + 2))
+    for i in range(len(held)):
+        total, alike, n, column = 0.0, 0.0, 0, 0
+        for back in range(held[i]):
+            gap = values[i, back] / UNITS_PER_VALUE - np.float64(means[i, back])
+            total += gap
+            if wanted[i] != 0 and categories[i, back] == wanted[i]:
+                alike += gap
+                n += 1
+            if column < len(lasts) and back + 1 == lasts[column]:
+                found[i, column] = total / lasts[column]
+                column += 1
+        if held[i] > 0:
+            found[i, column:-2] = total / held[i]
+        if n > 0:
+            found[i, -2] = alike / n
+            found[i, -1] = n
+    return found

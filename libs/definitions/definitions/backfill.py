@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from millrace.events.v1 import events_pb2 as pb
 
-from definitions.as_of import Past, SideReads
+from definitions.as_of import Past, SideReads, residuals
 from definitions.attributes import main_category, read_attributes
-from definitions.events import UNITS_PER_VALUE, EventColumns
+from definitions.events import EventColumns
 from definitions.item_values import item_features
 from definitions.layout import Layout
 from definitions.plan import CodeInts, Decay, Residual, Side, Table
@@ -92,7 +92,11 @@ def backfill(
     for side, reads, numbers in ((layout.user, user_side, user_numbers), (layout.item, item_side, item_numbers)):
         if side.positions:
             features[:, side.positions] = item_features(side, reads.gathered(numbers), queries.time_us)
-    histories = [user_side.history(history) for history in layout.user.histories]
+    user_ints = np.zeros((len(queries), len(layout.user_int_names)), np.int64)
+    histories = []
+    for spec in layout.history_ints:  # written where they belong: they are most of what a query gives
+        ids, values = user_ints[:, spec.start : spec.start + spec.k], user_ints[:, spec.start + spec.k :][:, : spec.k]
+        histories.append(user_side.history(layout.user.histories[spec.history], ids.view(np.uint64), values))
     for seen in layout.seen_columns:
         past = histories[seen.history]
         features[:, seen.position] = ((past.ids == queries.item_id[:, None]) & past.there).any(axis=1)
@@ -103,11 +107,6 @@ def backfill(
             _put_residuals(features, residual, histories[residual.history], means, categories)
         for position, column in _table_columns(layout, user_side, queries, categories):
             features[:, position] = column
-    user_ints = np.zeros((len(queries), len(layout.user_int_names)), np.int64)
-    for spec in layout.history_ints:
-        past = histories[spec.history]
-        user_ints[:, spec.start : spec.start + spec.k] = past.ids.view(np.int64)
-        user_ints[:, spec.start + spec.k : spec.start + 2 * spec.k] = past.values
     item_ints = np.zeros((len(queries), len(layout.item_int_names)), np.int64)
     _put_codes(user_ints, user_codes, layout.user_code_ints)
     _put_codes(item_ints, item_codes, layout.item_code_ints)
@@ -148,17 +147,13 @@ def _put_residuals(
     means: npt.NDArray[np.float32],
     categories: Ints,
 ) -> None:
-    """Sums run from the newest event to the oldest, as assembly's do: the same bits."""
-    gaps = np.where(past.there, past.values / UNITS_PER_VALUE - means, 0.0)
-    sums = np.cumsum(gaps, axis=1)
-    for last, position in residual.newest:
-        n = np.minimum(past.held, last)
-        features[:, position] = np.divide(sums[:, last - 1], n, out=np.zeros(len(n)), where=n > 0)
+    lasts = np.array([last for last, _ in residual.newest], np.int64)
+    found = residuals(past, means, categories, lasts)
+    for column, (_, position) in enumerate(residual.newest):
+        features[:, position] = found[:, column]
     if residual.of_category is not None:
-        alike = past.there & (past.categories == categories[:, None]) & (categories[:, None] != 0)
-        total, n = np.cumsum(np.where(alike, gaps, 0.0), axis=1)[:, -1], alike.sum(axis=1)
-        features[:, residual.of_category] = np.divide(total, n, out=np.zeros(len(n)), where=n > 0)
-        features[:, residual.of_category + 1] = n
+        features[:, residual.of_category] = found[:, -2]
+        features[:, residual.of_category + 1] = found[:, -1]
 
 
 def _attributes(
