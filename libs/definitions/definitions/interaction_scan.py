@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from definitions.compiled import kernel, take_i64, take_u32
-from definitions.wire import Bytes, Flags, Ints, Longs, Words, skip_field, varint
+from definitions.compiled import kernel
+from definitions.wire import Bytes, Flags, Ints, Longs, Words, field_end, load_byte, load_i64, load_u32, varint
 
 
 @kernel
@@ -38,8 +38,9 @@ def scan(
         How many are doubtful.
     """
     doubts = 0
+    here = data.ctypes.data
     for index in range(len(starts)):
-        at = int(starts[index])
+        at = here + int(starts[index])
         end = at + int(sizes[index])
         whole = sizes[index] >= 0
         _event_id = np.int64(0)
@@ -56,27 +57,27 @@ def scan(
         _country = np.uint32(0)
         _category = np.uint32(0)
         while at < end:
-            tag = data[at]
+            tag = load_byte(at)
             if tag == 9:
                 if end - at < 9:
                     whole = False
                     break
-                _event_id = take_i64(data, at + 1)
+                _event_id = load_i64(at + 1)
                 at += 9
             elif tag == 17:
                 if end - at < 9:
                     whole = False
                     break
-                _user_id = take_i64(data, at + 1)
+                _user_id = load_i64(at + 1)
                 at += 9
             elif tag == 25:
                 if end - at < 9:
                     whole = False
                     break
-                _item_id = take_i64(data, at + 1)
+                _item_id = load_i64(at + 1)
                 at += 9
             elif tag == 32:
-                bits, at = varint(data, at + 1, end)
+                bits, at = varint(at + 1, end)
                 if at < 0:
                     whole = False
                     break
@@ -85,22 +86,22 @@ def scan(
                 if end - at < 5:
                     whole = False
                     break
-                _value = take_u32(data, at + 1)
+                _value = load_u32(at + 1)
                 at += 5
             elif tag == 49:
                 if end - at < 9:
                     whole = False
                     break
-                _event_time_us = take_i64(data, at + 1)
+                _event_time_us = load_i64(at + 1)
                 at += 9
             elif tag == 57:
                 if end - at < 9:
                     whole = False
                     break
-                _request_id = take_i64(data, at + 1)
+                _request_id = load_i64(at + 1)
                 at += 9
             elif tag == 64:
-                bits, at = varint(data, at + 1, end)
+                bits, at = varint(at + 1, end)
                 if at < 0:
                     whole = False
                     break
@@ -109,34 +110,34 @@ def scan(
                 if end - at < 9:
                     whole = False
                     break
-                _session_id = take_i64(data, at + 1)
+                _session_id = load_i64(at + 1)
                 at += 9
             elif tag == 80:
-                bits, at = varint(data, at + 1, end)
+                bits, at = varint(at + 1, end)
                 if at < 0:
                     whole = False
                     break
                 _device = np.uint32(bits)
             elif tag == 88:
-                bits, at = varint(data, at + 1, end)
+                bits, at = varint(at + 1, end)
                 if at < 0:
                     whole = False
                     break
                 _surface = np.uint32(bits)
             elif tag == 96:
-                bits, at = varint(data, at + 1, end)
+                bits, at = varint(at + 1, end)
                 if at < 0:
                     whole = False
                     break
                 _country = np.uint32(bits)
             elif tag == 104:
-                bits, at = varint(data, at + 1, end)
+                bits, at = varint(at + 1, end)
                 if at < 0:
                     whole = False
                     break
                 _category = np.uint32(bits)
             else:
-                at = skip_field(data, at, end)
+                at = field_end(at, end)
                 if at < 0:
                     whole = False
                     break

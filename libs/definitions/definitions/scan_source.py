@@ -26,8 +26,8 @@ _HEAD: Final = '''"""Scans {name} values into columns. Written by `python -m def
 
 import numpy as np
 
-from definitions.compiled import kernel, take_i64, take_u32
-from definitions.wire import Bytes, Flags, Ints, Longs, Words, skip_field, varint
+from definitions.compiled import kernel
+from definitions.wire import Bytes, Flags, Ints, Longs, Words, field_end, load_byte, load_i64, load_u32, varint
 
 
 @kernel
@@ -50,18 +50,19 @@ def scan(
         How many are doubtful.
     """
     doubts = 0
+    here = data.ctypes.data
     for index in range(len(starts)):
-        at = int(starts[index])
+        at = here + int(starts[index])
         end = at + int(sizes[index])
         whole = sizes[index] >= 0
 {clear}
         while at < end:
-            tag = data[at]
+            tag = load_byte(at)
 '''
 
 _TAIL: Final = """\
             else:
-                at = skip_field(data, at, end)
+                at = field_end(at, end)
                 if at < 0:
                     whole = False
                     break
@@ -121,19 +122,19 @@ def _read(field: FieldDescriptor, word: str) -> str:
     if wire_type == _VARINT:
         return f"""\
             {word} tag == {tag}:
-                bits, at = varint(data, at + 1, end)
+                bits, at = varint(at + 1, end)
                 if at < 0:
                     whole = False
                     break
                 _{field.name} = np.uint32(bits)
 """
-    size, take = (8, "take_i64") if wire_type == _FIXED64 else (4, "take_u32")
+    size, take = (8, "load_i64") if wire_type == _FIXED64 else (4, "load_u32")
     return f"""\
             {word} tag == {tag}:
                 if end - at < {size + 1}:
                     whole = False
                     break
-                _{field.name} = {take}(data, at + 1)
+                _{field.name} = {take}(at + 1)
                 at += {size + 1}
 """
 
