@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/$(BIN):$(PATH)
 ##@ Everyday
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z][a-z0-9-]*:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z][a-z0-9-]*:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: setup system ## The whole loop on real data; PROFILE=embedded|real, KEEP=1 leaves the stack running
 	@$(BIN)/millrace demo --json $(if $(PROFILE),--profile $(PROFILE)) $(if $(KEEP),--keep)
@@ -71,6 +71,9 @@ test: lint types imports drift unit contract e2e ## Everything the README promis
 
 chaos: setup system dist ## Kills under load; at most 20 min
 	$(BIN)/pytest -q tests/chaos -m chaos
+
+chaos-features: setup system dist ## Features and archiver: 68 kills, 10 zombies, real Kafka; SEED=n; 15 min
+	@PYTHONPATH=tests $(BIN)/python -m chaos.exactly_once $(if $(SEED),--seed $(SEED))
 
 manifests: setup ## Kubernetes, rendered and checked against its schemas, offline
 	$(UV) run --frozen --all-packages --group manifests pytest -q tests/policy -m "real or not real"
@@ -142,5 +145,5 @@ system:
 	    echo "redis-server is not installed: rows will be in LMDB (as root: apt install redis-server)"; \
 	  fi; }
 
-.PHONY: help demo up down status doctor check lint format types imports drift unit contract e2e test chaos manifests \
-  isolated ray ci setup protos dist hooks clean distclean system
+.PHONY: help demo up down status doctor check lint format types imports drift unit contract e2e test chaos \
+  chaos-features manifests isolated ray ci setup protos dist hooks clean distclean system
