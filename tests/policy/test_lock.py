@@ -9,6 +9,7 @@ from local_stack.home import checkout_root
 
 LOCK: dict[str, Any] = tomllib.loads((checkout_root() / "uv.lock").read_text())
 PACKAGES: dict[str, dict[str, Any]] = {package["name"]: package for package in LOCK["package"]}
+FEAST: dict[str, Any] = tomllib.loads((checkout_root() / "infra" / "feast" / "uv.lock").read_text())
 MEMBERS = sorted(name for name, package in PACKAGES.items() if {"editable", "virtual"} & set(package["source"]))
 
 # What must stay out of the process that answers requests: training, feature stores, data frames.
@@ -80,3 +81,20 @@ def test_the_gateway_carries_nothing_that_trains() -> None:
 def test_the_demo_needs_no_torch() -> None:
     """PyTorch with its CUDA libraries is 4.8 GB: deep training is a group of its own."""
     assert "torch" not in closure("millrace-cli")
+
+
+def test_feasts_lock_knows_what_the_members_need() -> None:
+    """It is used as it is, so one that lags behind would lack a package: `.tools/bin/uv lock --project infra/feast`."""
+
+    def needs(package: dict[str, Any]) -> list[tuple[str, ...]]:
+        keys = ("name", "specifier", "marker")
+        return sorted(
+            (*(str(each.get(key, "")) for key in keys), *each.get("extras", []))
+            for each in package.get("metadata", {}).get("requires-dist", [])
+        )
+
+    ours = [package for package in FEAST["package"] if "editable" in package["source"]]
+
+    assert "millrace-pipelines" in [package["name"] for package in ours]
+    for package in ours:
+        assert needs(PACKAGES[package["name"]]) == needs(package), package["name"]

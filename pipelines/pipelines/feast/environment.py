@@ -1,7 +1,7 @@
 """The Python environment that has Feast.
 
-Feast holds packages back (pandas<3, prometheus-client<0.25, redis<8), so it is an extra that no other process installs.
-It lies in `.venv-feast/` beside `.venv/`, from the same lock; an image that has Feast runs it in its own interpreter.
+Feast holds packages back (pandas < 3, prometheus-client < 0.25, redis < 8), so it has a lock of its own, `infra/feast`,
+and lies in `.venv-feast/` beside `.venv/`. An image that has Feast runs it in its own interpreter.
 """
 
 import importlib.util
@@ -17,13 +17,12 @@ from pipelines.errors import UnavailableError
 from pipelines.settings import feast_environ
 
 FOLDER: Final = ".venv-feast"
-_SYNC: Final = ("--package", "millrace-pipelines", "--no-dev", "--extra", "feast")
-_STOCK: Final = ("--group", "feast-stock", "--group", "test")
+PROJECT: Final = "infra/feast"
 _INSTALL_S: Final = 600.0  # a first download: 1.4 GB unpacked
 
 
 def interpreter() -> Path:
-    """Python that can `import feast` and our packages, with Feast's own Redis and duckdb stores where it is a checkout.
+    """Python that can `import feast` with its Redis and duckdb stores, and our packages.
 
     Installs it from the lock the first time; afterwards this takes 0.1 s.
 
@@ -31,15 +30,15 @@ def interpreter() -> Path:
         UnavailableError: there is no uv, or the packages cannot be fetched.
     """
     root = checkout_root()
-    if not (root / "uv.lock").is_file():
+    if not (root / PROJECT / "uv.lock").is_file():
         if importlib.util.find_spec("feast") is None:
-            raise UnavailableError("Feast is not installed; install it: pip install 'millrace-pipelines[feast]'")
+            raise UnavailableError(f"Feast is not installed; an image for it is made from {PROJECT} of the checkout")
         return Path(sys.executable)
     own = root / ".tools" / "bin" / "uv"
     uv = str(own) if own.exists() else shutil.which("uv")
     if uv is None:
         raise UnavailableError("uv is not installed, and Feast's environment needs it: make setup")
-    command = [uv, "sync", "--quiet", "--frozen", *_SYNC, *_STOCK]
+    command = [uv, "sync", "--quiet", "--frozen", "--python", sys.executable, "--project", str(root / PROJECT)]
     environ = {**feast_environ(), "UV_PROJECT_ENVIRONMENT": str(root / FOLDER)}
     try:
         subprocess.run(command, cwd=root, env=environ, check=True, capture_output=True, text=True, timeout=_INSTALL_S)
