@@ -56,8 +56,8 @@ def assemble(
             values = map(by_category.get, categories, repeat(absent))
             features[:, column.position] = np.fromiter(values, np.float32, len(categories))
     for seen in layout.seen_columns:
-        ids = set(user.history(seen.history)[0])
-        features[:, seen.position] = [item_id in ids for item_id in items.item_ids.tolist()]
+        past = user.history(seen.history).item_ids
+        features[:, seen.position] = (items.item_ids[:, None] == past).any(axis=1)
     for index, residual in enumerate(layout.residuals):
         _put_residuals(features, residual, user, items, index)
     return Assembled(features, user_ints(layout, user, context), items.ints, user.tied)
@@ -67,10 +67,10 @@ def user_ints(layout: Layout, user: UserAt, context: RequestContext) -> npt.NDAr
     """int64 (Ku,) as `Layout.user_int_names`: last-k ids (the uint64 bits) and values, user and context codes."""
     ints = np.zeros(len(layout.user_int_names), np.int64)
     for spec in layout.history_ints:
-        ids, values, _ = user.history(spec.history)
-        if ids:
-            ints[spec.start : spec.start + len(ids)] = np.array(ids, np.uint64).view(np.int64)
-            ints[spec.start + spec.k : spec.start + spec.k + len(values)] = values
+        past = user.history(spec.history)
+        n = len(past.item_ids)
+        ints[spec.start : spec.start + n] = past.item_ids.view(np.int64)
+        ints[spec.start + spec.k : spec.start + spec.k + n] = past.values
     codes = user.codes()
     for code in layout.user_code_ints:
         slots = code.codes
@@ -81,35 +81,38 @@ def user_ints(layout: Layout, user: UserAt, context: RequestContext) -> npt.NDAr
 
 
 def past_items(layout: Layout, row: UserView | None) -> npt.NDArray[np.uint64] | None:
-    """Ids whose means `assemble` may need, for `ItemSnapshot.view`; None where the layout compares with no mean."""
+    """Ids whose means `assemble` may need, for `ItemSnapshot.view`, ascending, some of them twice; None where the
+    layout compares with no mean.
+    """
     if row is None or not layout.residuals:
         return None
-    ids = {moment.item_id for moment in row.block}
-    for history in {residual.history for residual in layout.residuals}:
-        ids.update(row.history(history)[1])
-    return np.array(sorted(ids), np.uint64)
+    parts = [np.array([moment.item_id for moment in row.block], np.uint64)]
+    parts += [np.asarray(row.history(index)[1], np.uint64) for index in {r.history for r in layout.residuals}]
+    ids = np.concatenate(parts)
+    ids.sort()
+    return ids
 
 
 def _put_residuals(
     features: npt.NDArray[np.float32], residual: Residual, user: UserAt, items: ItemColumns, index: int
 ) -> None:
     """Sums run from the newest event to the oldest, as backfill's do: the same bits."""
-    ids, values, categories = user.history(residual.history)
-    means = items.past_means(np.array(ids, np.uint64), index)
-    gaps = np.array(values, np.int64) / UNITS_PER_VALUE - means
-    sums = np.concatenate([[0.0], np.cumsum(gaps)])
+    past = user.history(residual.history)
+    gaps = past.values / UNITS_PER_VALUE - items.past_means(past.item_ids, index)
+    sums = [0.0, *gaps.cumsum().tolist()]
     for last, position in residual.newest:
-        n = min(last, len(ids))
+        n = min(last, len(gaps))
         features[:, position] = sums[n] / n if n else 0.0
     if residual.of_category is not None:
-        by_category: dict[int, tuple[float, int]] = {}
-        for category, gap in zip(categories, gaps.tolist(), strict=True):
-            total, n = by_category.get(category, (0.0, 0))
-            by_category[category] = total + gap, n + 1
-        by_category.pop(0, None)  # events without a category are not alike
-        found = [by_category.get(category, (0.0, 0)) for category in items.category.tolist()]
-        features[:, residual.of_category] = [total / n if n else 0.0 for total, n in found]
-        features[:, residual.of_category + 1] = [n for _, n in found]
+        totals, counts = dict[int, float](), dict[int, int]()
+        for category, gap in zip(past.categories.tolist(), gaps.tolist(), strict=True):
+            if category:  # events without a category are not alike
+                totals[category] = totals.get(category, 0.0) + gap
+                counts[category] = counts.get(category, 0) + 1
+        means = {category: total / counts[category] for category, total in totals.items()}
+        wanted, n = items.category.tolist(), len(items)
+        features[:, residual.of_category] = np.fromiter(map(means.get, wanted, repeat(0.0)), np.float32, n)
+        features[:, residual.of_category + 1] = np.fromiter(map(counts.get, wanted, repeat(0)), np.float32, n)
 
 
 def _by_category(user: UserAt, column: TableColumn) -> tuple[dict[int, float], float]:

@@ -210,26 +210,29 @@ class ItemSnapshot:
 
         `past_ids` (`assembly.past_items`): their means come with the view, of the same cut.
         """
+        n, wanted = len(item_ids), item_ids
+        if past_ids is not None:
+            wanted = np.concatenate([item_ids, past_ids])  # one search, one look at what is stale
         with self._lock:
-            columns, slots = self._columns, self._index.find(item_ids)
+            columns, slots = self._columns, self._index.find(wanted)
             features = self._steady(slots, time_us)
-            moving = self._moving(slots) if self._moves else None
-            past = _NO_MEANS if past_ids is None else self._past(past_ids, time_us)
+            moving = self._moving(slots if self._means_move else slots[:n]) if self._moves else None
+            slots = slots[:n]
             known, category = columns.known.take(slots), columns.category.take(slots)
             codes = columns.codes.take(slots, axis=0)
             markers = self._markers
         if moving is not None:
-            move_features(self._side, moving, time_us, features)
+            move_features(self._side, moving, time_us, features[: len(moving.newest_us)])
         return ItemColumns(
             item_ids=item_ids,
             known=known,
-            features=features,
+            features=features[:n],
             ints=self._ints(item_ids, codes),
             category=category,
             codes=codes,
             markers=markers,
             past_ids=_NO_IDS if past_ids is None else past_ids,
-            past=past,
+            past=_NO_MEANS if past_ids is None else features[n:].take(self._means, axis=1),
         )
 
     def popular(self, limit: int) -> tuple[Ids, npt.NDArray[np.float32]]:
@@ -286,18 +289,17 @@ class ItemSnapshot:
             tiles={},
         )
 
-    def _past(self, past_ids: Ids, time_us: int) -> npt.NDArray[np.float32]:
-        """The means (m, residuals) that the layout's residuals compare with."""
-        slots = self._index.find(past_ids)
-        features = self._steady(slots, time_us)
-        if self._means_move:
-            move_features(self._side, self._moving(slots), time_us, features)
-        return features.take(self._means, axis=1)
-
     def _ints(self, item_ids: Ids, codes: npt.NDArray[np.uint32]) -> Ints:
-        ints = (codes if self._all_codes else codes.take(self._int_codes, axis=1)).astype(np.int64)
-        place = self.layout.item_id_int
-        return ints if place is None else np.insert(ints, place, item_ids.view(np.int64), axis=1)
+        place, chosen = self.layout.item_id_int, codes if self._all_codes else codes.take(self._int_codes, axis=1)
+        if place is None:
+            return chosen.astype(np.int64)
+        ints = np.empty((len(item_ids), chosen.shape[1] + 1), np.int64)
+        ints[:, :place], ints[:, place], ints[:, place + 1 :] = (
+            chosen[:, :place],
+            item_ids.view(np.int64),
+            chosen[:, place:],
+        )
+        return ints
 
     def _slots(self, item_ids: Ids) -> Ints:
         """The items' slots, new ones where they have none; capacity grows by half when it is used up."""

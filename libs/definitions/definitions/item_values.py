@@ -79,9 +79,10 @@ def move_features(
             prior = window.prior
             nothing = 0.0 if window.den is None else ratio(0.0, 0.0, window.scale, prior.mean, prior.weight)
             features[~_fresh(items, time_us, window.ttl_us), place[window.position]] = nothing
+    if side.decayed_columns:
+        decays = _decays(side, items, time_us)
     for column in side.decayed_columns:
-        weight = _decay(side, items, column.num, time_us)
-        weights = None if column.den is None else _decay(side, items, column.den, time_us)
+        weight, weights = decays[:, column.num], None if column.den is None else decays[:, column.den]
         if column.ttl_us is not None:
             fresh = _fresh(items, time_us, column.ttl_us)
             weight, weights = weight * fresh, None if weights is None else weights * fresh
@@ -92,7 +93,7 @@ def move_features(
         )
     for recency in side.recency_columns:
         newest_us = items.recencies[:, recency.recency]
-        age_us = np.clip(time_us - np.maximum(newest_us, time_us - recency.cap_us), 0, recency.cap_us)
+        age_us = np.maximum(time_us - np.maximum(newest_us, time_us - recency.cap_us), 0)
         if recency.ttl_us is not None:
             age_us = np.where(_fresh(items, time_us, recency.ttl_us), age_us, recency.cap_us)
         features[:, place[recency.position]] = age_us / _SECOND_US
@@ -105,11 +106,15 @@ def _sum(side: Side, items: Gathered, index: int) -> npt.NDArray[np.int64]:
     return items.tiles[spec.hop_us, spec.window_us][:, side.place_in_class(spec)]
 
 
-def _decay(side: Side, items: Gathered, index: int, time_us: int | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Values at t; items have no block, so an event at or after t counts as if it were now."""
-    times = items.decay_times[:, index]
-    age_us = np.where(times == NEVER, 0, np.maximum(time_us - np.maximum(times, NEVER // 2), 0))
-    return np.asarray(items.decay_values[:, index] * np.exp2(-age_us / side.decays[index].half_life_us))
+def _decays(side: Side, items: Gathered, time_us: int | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Values at t (n, decays); items have no block, so an event at or after t counts as if it were now.
+
+    A time that has not been has a value of 0, whose age does not matter.
+    """
+    half_lives = np.array([decay.half_life_us for decay in side.decays], np.float64)
+    at = time_us if isinstance(time_us, int) else time_us[:, None]
+    ages_us = np.maximum(at - np.maximum(items.decay_times, NEVER // 2), 0)
+    return np.asarray(items.decay_values * np.exp2(-ages_us / half_lives))
 
 
 def _fresh(items: Gathered, time_us: int | npt.NDArray[np.int64], ttl_us: int) -> npt.NDArray[np.bool_]:

@@ -20,6 +20,7 @@ from definitions.plan import FORMAT_VERSION, Side
 from definitions.seen import seen_hash
 
 _HEADER = struct.Struct("<BIqIQQ")
+_INT64, _UINT64, _UINT32 = np.dtype("<i8"), np.dtype("<u8"), np.dtype("<u4")
 _EPOCH_AT = 13  # the epoch's place in the header
 _WORD = 2**64 - 1  # sums wrap like numpy's: a hostile overflow must not stop a consumer for ever
 _MOMENT_BYTES = 8 + 8 + 8 + 4 + 4
@@ -204,12 +205,17 @@ class UserRow:
         before = sum(self._history_lens[:index])
         return self._histories_at + _MOMENT_BYTES * before
 
-    def history(self, index: int) -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]:
+    def history(
+        self, index: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
         """Times, item ids, values and categories of a history's events outside the block, ascending."""
-        n, at = self._history_lens[index], self._history_at(index)
-        times_and_ids = _struct(f"<{n}q{n}Q").unpack_from(self._bytes, at)
-        values_and_categories = _struct(f"<{n}q{n}I").unpack_from(self._bytes, at + 20 * n)
-        return times_and_ids[:n], times_and_ids[n:], values_and_categories[:n], values_and_categories[n:]
+        n, at, row = self._history_lens[index], self._history_at(index), self._bytes
+        return (
+            np.frombuffer(row, _INT64, n, at),
+            np.frombuffer(row, _UINT64, n, at + 8 * n),
+            np.frombuffer(row, _INT64, n, at + 20 * n),
+            np.frombuffer(row, _UINT32, n, at + 28 * n),
+        )
 
     def table(self, index: int) -> TableState:
         """A table without the block's events."""

@@ -4,12 +4,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from definitions.kernel import Moment, TableState, matches
 from definitions.layout import Layout
 from definitions.plan import BLOCK, Measure, Selector, Side, Table
 from definitions.tiles import NEVER, decayed, end_tile, first_tile, ratio_of
+
+T = TypeVar("T", bound=np.generic)
 
 _SECOND_US = 1e6
 _OVER = math.inf  # more than any value
@@ -30,7 +35,7 @@ class UserView(Protocol):
     def block(self) -> list[Moment]:
         """The newest 16 events, ascending."""
 
-    def history(self, index: int) -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]:
+    def history(self, index: int) -> tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]:
         """Times, ids, values and categories of older events, ascending."""
 
     def table(self, index: int) -> TableState:
@@ -48,6 +53,17 @@ class TableAt:
     entries: dict[int, tuple[float, float]]
 
 
+class Past(NamedTuple):
+    """Events of a history, newest first: `item_ids` uint64, `values` int64 (1e-6 units), `categories` uint32, (n,)."""
+
+    item_ids: npt.NDArray[np.uint64]
+    values: npt.NDArray[np.int64]
+    categories: npt.NDArray[np.uint32]
+
+
+_NO_PAST = Past(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.uint32))
+
+
 class UserAt:
     """One user evaluated at `time_us`: only events with event time < t exist. View None: a user without history.
 
@@ -63,6 +79,7 @@ class UserAt:
         self._since: list[Moment] = []
         self._matching: dict[Selector, list[Moment]] = {}
         self._tables: dict[int, TableAt] = {}
+        self._histories: dict[int, Past] = {}
         if view is not None:
             block = view.block
             if not block or block[-1].time_us < time_us:
@@ -113,23 +130,25 @@ class UserAt:
             found = self._tables[index] = table_at(spec, older, self.before, self._time_us)
         return found
 
-    def history(self, index: int) -> tuple[list[int], list[int], list[int]]:
-        """Item ids, values (1e-6 units) and categories of a history's newest k events before t, newest first."""
-        if self._view is None:
-            return [], [], []
+    def history(self, index: int) -> Past:
+        """A history's newest k events before t, newest first."""
+        found = self._histories.get(index)
+        if found is None:
+            found = self._histories[index] = _NO_PAST if self._view is None else self._past(self._view, index)
+        return found
+
+    def _past(self, view: UserView, index: int) -> Past:
         spec = self._side.histories[index]
-        newer = self._newer(spec.selector)[::-1]
-        ids, values = [moment.item_id for moment in newer], [moment.value for moment in newer]
-        categories = [moment.category for moment in newer]
-        if len(ids) < spec.k:
-            times, older_ids, older_values, older_categories = self._view.history(index)
-            end = len(times)
-            while end and times[end - 1] >= self._time_us:  # only where `tied`
-                end -= 1
-            ids += older_ids[:end][::-1]
-            values += older_values[:end][::-1]
-            categories += older_categories[:end][::-1]
-        return ids[: spec.k], values[: spec.k], categories[: spec.k]
+        newer = self._newer(spec.selector)[: -spec.k - 1 : -1]
+        times, ids, values, categories = view.history(index)
+        older_ids = np.asarray(ids, np.uint64)
+        end = int(np.searchsorted(np.asarray(times, np.int64), self._time_us)) if self.tied else len(older_ids)
+        older = slice(max(0, end - spec.k + len(newer)), end)
+        return Past(
+            _joined([moment.item_id for moment in newer], older_ids[older]),
+            _joined([moment.value for moment in newer], np.asarray(values, np.int64)[older]),
+            _joined([moment.category for moment in newer], np.asarray(categories, np.uint32)[older]),
+        )
 
     def codes(self) -> list[int]:
         """The user's category codes, 0 = absent."""
@@ -207,6 +226,14 @@ def _windows(side: Side) -> tuple[tuple[int, int], ...]:
 def _least_values(selector: Selector) -> dict[int, float]:
     """Action -> the least value that counts."""
     return {action: -math.inf if bound is None else bound for action, bound in selector}
+
+
+def _joined(newer: list[int], older: npt.NDArray[T]) -> npt.NDArray[T]:
+    """`newer` as they are, then `older` from its end."""
+    joined = np.empty(len(newer) + len(older), older.dtype)
+    joined[: len(newer)] = newer
+    joined[len(newer) :] = older[::-1]
+    return joined
 
 
 def _amount(measure: Measure, moments: Sequence[Moment]) -> int:

@@ -207,20 +207,24 @@ def _snapshot(
     snapshot = ItemSnapshot(layout)
     feed = ItemFeed(snapshot)
     progress.stage("items", items)
-    number = next(iter(layout.item.numbers), "")
-    for item_id in range(1, items + 1):
-        item = pb.Item(id=item_id)
-        if number:
-            item.attributes[number].number = item_id % 100
-        for code in layout.item.codes:
-            item.attributes[code].categories.codes.append(1 + item_id % _CATEGORIES)
-        snapshot.put_item(item)
-        progress.advance(1)
+    for first in range(1, items + 1, _POLL):
+        ids = range(first, min(first + _POLL, items + 1))
+        snapshot.put_items([_item(layout, item_id) for item_id in ids])
+        progress.advance(len(ids))
     records = list(_item_records(layout, rng, now_us, items))
     begun = time.perf_counter()
     for first in range(0, len(records), _POLL):
         feed.take_features(records[first : first + _POLL])
     return snapshot, time.perf_counter() - begun
+
+
+def _item(layout: Layout, item_id: int) -> pb.Item:
+    item = pb.Item(id=item_id)
+    for name in layout.item.numbers:
+        item.attributes[name].number = item_id % 100
+    for name in layout.item.codes:
+        item.attributes[name].categories.codes.append(1 + item_id % _CATEGORIES)
+    return item
 
 
 def _item_records(layout: Layout, rng: np.random.Generator, now_us: int, items: int) -> Iterator[LogRecord]:
