@@ -92,7 +92,7 @@ isolated: $(UV) ## Each member alone, in an environment of what it declares
 ci: test property isolated ray manifests chaos ## What CI runs
 
 ##@ Set-up
-setup: .venv/.synced ## uv and the Python environment (every target does this)
+setup: .venv/.compiled ## uv, the Python environment, compiled kernels (every target does this)
 
 protos: setup ## Generate protos/gen
 	$(BIN)/python protos/generate.py
@@ -127,6 +127,11 @@ $(UV):
 	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python $(PYTHON) .venv
 	@echo "installing the Python environment from uv.lock"
 	@if [ -t 2 ]; then $(UV) sync --frozen --all-packages; else $(UV) sync --quiet --frozen --all-packages; fi
+	@touch $@
+
+# The machine code of the stream's kernels, so that no process start compiles: half a minute when it is new.
+.venv/.compiled: .venv/.synced $(wildcard libs/definitions/definitions/*.py libs/servicekit/servicekit/kafka/*.py)
+	@$(BIN)/python -m definitions.compile
 	@touch $@
 
 # What only the system can give. Debian starts a server that it installs, at the port that ours needs: a policy says no.

@@ -10,7 +10,7 @@ import pytest
 from definitions.assembly import RequestContext, assemble, past_items
 from definitions.events import EventColumns
 from definitions.item_snapshot import ItemSnapshot
-from definitions.item_state import ItemTable
+from definitions.item_table import ItemTable
 from definitions.layout import Layout, layout_of
 from definitions.packed import UserRow, unpack_user_row
 from definitions.usecase import UseCase

@@ -12,7 +12,7 @@ import pytest
 from bundle import Bundle
 from definitions.events import EventColumns
 from definitions.item_snapshot import ItemSnapshot
-from definitions.item_state import ItemTable
+from definitions.item_table import ItemTable
 from definitions.layout import Layout, layout_of
 from definitions.usecase import Seen, UseCase
 from definitions.user_state import UserTable

@@ -9,12 +9,9 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
+from definitions.dedupe_table import Ids, Offsets, Seen, entries, judge, spread
 from definitions.errors import DefinitionsError
 
-Ids = npt.NDArray[np.uint64]
-Offsets = npt.NDArray[np.int64]
-
-_RECENT = 8192  # entries kept in the dict before they become a sorted run: a lookup costs 0.1 µs, a flush about 1 ms
 _HEADER = struct.Struct("<qqQ")  # window, newest offset, entries
 _NONE = -1
 
@@ -26,8 +23,8 @@ class DedupeStateError(DefinitionsError):
 class Deduper:
     """Streaming form of the rule for one partition.
 
-    Memory is bounded by the window: at most about 2 x `window` entries of 16 bytes, in sorted runs, and a small dict
-    of the newest ids.
+    Memory is bounded by the window: two tables, each of the ids of at most `window` offsets; when the newer one has
+    covered so many, the older one goes.
     """
 
     def __init__(self, window: int) -> None:
@@ -35,8 +32,14 @@ class Deduper:
             raise ValueError(f"window is {window}; it must be 0 (count every record) or more offsets")
         self.window = window
         self._newest = _NONE
-        self._recent: dict[int, int] = {}
-        self._runs: list[tuple[Ids, Offsets]] = []  # each sorted by id; sizes fall at least by half
+        self._older, self._newer = _table(0), _table(0)
+        self._in_newer = 0
+        self._turn = 0  # first offset that begins the next newer table
+
+    @property
+    def used_bytes(self) -> int:
+        """Memory in use."""
+        return self._older.nbytes + self._newer.nbytes
 
     def keep(self, event_id: Ids, offset: Offsets) -> npt.NDArray[np.bool_]:
         """True (n,) for each event that counts.
@@ -49,34 +52,50 @@ class Deduper:
             ValueError: offsets that go back; a replay needs the state of its own offset.
         """
         count = len(offset)
+        keep = np.zeros(count, np.bool_)
         if count == 0:
-            return np.zeros(0, np.bool_)
+            return keep
         if offset[0] <= self._newest or (np.diff(offset) <= 0).any():
             raise ValueError(f"offsets must ascend from {self._newest + 1}; got {int(offset[0])} to {int(offset[-1])}")
-        previous = self._previous(event_id)
-        recent = self._recent
-        for index, (each, at) in enumerate(zip(event_id.tolist(), offset.tolist(), strict=True)):
-            before = recent.get(each)
-            if before is not None:
-                previous[index] = before  # the dict is newer than every run
-            recent[each] = at
+        done = 0
+        while done < count:
+            if offset[done] >= self._turn:
+                self._begin(int(offset[done]))
+            end = int(np.searchsorted(offset, self._turn))
+            self._reserve(end - done)
+            self._in_newer += judge(self._older, self._newer, event_id, offset, done, end, self.window, keep)
+            done = end
         self._newest = int(offset[-1])
-        if len(recent) >= _RECENT:
-            self._flush()
-        keep: npt.NDArray[np.bool_] = (previous == _NONE) | (offset - previous > self.window)
         return keep
 
     def save(self) -> bytes:
         """The state, the same bytes whatever the batch cuts were."""
-        ids, offsets = self._merged()
+        return self.save_since(0)
+
+    def save_since(self, first: int) -> bytes:
+        """What `save` holds of records at or above offset `first`: what a state of that offset lacks."""
+        ids, offsets = entries(self._older, self._newer, max(first, self._newest - self.window, 0))
+        order = np.argsort(offsets)  # each offset is of one record
+        ids, offsets = ids[order], offsets[order]
         return _HEADER.pack(self.window, self._newest, len(ids)) + ids.tobytes() + offsets.tobytes()
 
-    def load(self, saved: bytes) -> None:
-        """Continue from `save()`.
+    def load(self, saved: bytes, *later: bytes) -> None:
+        """Continue from `save()`, and from what `save_since` gave afterwards.
 
         Raises:
             DedupeStateError: the state is of another window, or cut short.
         """
+        parts = [self._parts(each) for each in (saved, *later)]
+        self._newest = parts[-1][0]
+        self._older, self._newer = _table(0), _table(sum(len(ids) for _, ids, _ in parts))
+        self._in_newer, self._turn = 0, 0
+        for _, ids, offsets in parts:
+            keep = np.zeros(len(ids), np.bool_)
+            self._in_newer += judge(self._older, self._newer, ids, offsets, 0, len(ids), self.window, keep)
+        if self._in_newer:  # all of them become the older table when the next record comes
+            self._turn = self._newest + 1
+
+    def _parts(self, saved: bytes) -> tuple[int, Ids, Offsets]:
         if len(saved) < _HEADER.size:
             raise DedupeStateError("the saved dedupe state is cut short")
         window, newest, count = _HEADER.unpack_from(saved)
@@ -85,46 +104,24 @@ class Deduper:
         if len(saved) != _HEADER.size + 16 * count:
             raise DedupeStateError(f"the saved dedupe state has {len(saved)} bytes for {count} entries")
         ids = np.frombuffer(saved, np.uint64, count, _HEADER.size)
-        offsets = np.frombuffer(saved, np.int64, count, _HEADER.size + 8 * count)
-        self._newest, self._recent, self._runs = newest, {}, [(ids, offsets)] if count else []
+        return newest, ids, np.frombuffer(saved, np.int64, count, _HEADER.size + 8 * count)
 
-    def _previous(self, event_id: Ids) -> Offsets:
-        """Newest earlier offset (n,) of each id in the runs, -1 for none."""
-        previous = np.full(len(event_id), _NONE, np.int64)
-        for ids, offsets in self._runs:
-            at = np.searchsorted(ids, event_id)
-            at[at == len(ids)] = 0
-            found = ids[at] == event_id
-            previous[found] = np.maximum(previous[found], offsets[at[found]])
-        return previous
+    def _begin(self, offset: int) -> None:
+        """A new newer table from this offset on."""
+        self._older, self._newer, self._in_newer = self._newer, _table(0), 0
+        self._turn = offset + max(self.window, 1)
 
-    def _flush(self) -> None:
-        """Turn the dict into a run; merge runs so that few are left and the expired entries go."""
-        run = _newest_of(
-            np.fromiter(self._recent.keys(), np.uint64, len(self._recent)),
-            np.fromiter(self._recent.values(), np.int64, len(self._recent)),
-        )
-        self._recent = {}
-        floor = self._newest - self.window
-        while self._runs and len(self._runs[-1][0]) < 2 * len(run[0]):
-            ids, offsets = self._runs.pop()
-            run = _newest_of(np.concatenate([ids, run[0]]), np.concatenate([offsets, run[1]]), floor)
-        # An old run that has expired as a whole would otherwise wait for a merge.
-        self._runs = [*(each for each in self._runs if each[1].max() >= floor), run]
+    def _reserve(self, events: int) -> None:
+        """Room for as many new ids."""
+        if 2 * (self._in_newer + events) > len(self._newer):
+            larger = _table(self._in_newer + events)
+            spread(self._newer, larger)
+            self._newer = larger
 
-    def _merged(self) -> tuple[Ids, Offsets]:
-        runs = [*self._runs]
-        runs.append(
-            (
-                np.fromiter(self._recent.keys(), np.uint64, len(self._recent)),
-                np.fromiter(self._recent.values(), np.int64, len(self._recent)),
-            )
-        )
-        return _newest_of(
-            np.concatenate([ids for ids, _ in runs]),
-            np.concatenate([offsets for _, offsets in runs]),
-            self._newest - self.window,
-        )
+
+def _table(ids: int) -> Seen:
+    """Empty, with room for so many."""
+    return np.zeros((max(64, 1 << (2 * ids - 1).bit_length()) if ids else 64, 2), np.int64)
 
 
 def first_occurrences(
@@ -144,14 +141,3 @@ def first_occurrences(
     keep = np.ones(len(event_id), np.bool_)
     keep[order[1:][repeat]] = False
     return keep
-
-
-def _newest_of(ids: Ids, offsets: Offsets, floor: int | None = None) -> tuple[Ids, Offsets]:
-    """Sorted by id, each id once with its newest offset; entries below `floor` are dropped."""
-    order = np.lexsort((offsets, ids))
-    ids, offsets = ids[order], offsets[order]
-    last = np.ones(len(ids), np.bool_)
-    last[:-1] = ids[1:] != ids[:-1]
-    if floor is not None:
-        last &= offsets >= floor
-    return ids[last], offsets[last]

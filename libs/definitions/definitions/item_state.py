@@ -2,16 +2,13 @@
 
 import struct
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 from definitions.errors import CorruptRow, LayoutMismatch
-from definitions.events import EventColumns, micros
-from definitions.kernel import Moment, TileAdds, decayed_add, matches
+from definitions.kernel import decayed_add
 from definitions.layout import Layout
 from definitions.packed import pack_tiles, signed
 from definitions.plan import FORMAT_VERSION, Side
-from definitions.saved import load_table, save_table
 from definitions.tiles import NEVER
 
 _HEADER = struct.Struct("<BIq")  # format, layout hash, newest event time
@@ -103,91 +100,3 @@ def unpack_item(layout: Layout, content: bytes) -> ItemState:
         state.tiles[column] = dict(zip(cells[:n], cells[n:], strict=True))
         at += 16 * n
     return state
-
-
-class ItemTable:
-    """Streaming state of one partition of origin. Single-threaded."""
-
-    _MAGIC = b"MIT1"
-
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        self._adds = TileAdds(layout.item, len(layout.usecase.actions))
-        self._states: dict[int, ItemState] = {}
-        self._packed: dict[int, bytes] = {}  # loaded and not touched since
-        self._dirty: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self._states) + len(self._packed)
-
-    def fold(self, events: EventColumns) -> None:
-        """Fold good, deduplicated events of this partition, in offset order."""
-        moments = map(
-            Moment,
-            events.event_time_us.tolist(),
-            events.item_id.tolist(),
-            events.action.tolist(),
-            micros(events.value).tolist(),
-            events.category.tolist(),
-        )
-        for moment in moments:
-            state = self._states.get(moment.item_id) or self._touch(moment.item_id)
-            self._fold(state, moment)
-            self._dirty.add(moment.item_id)
-
-    def take_dirty(self) -> list[int]:
-        """Ids whose partials changed since the last call, ascending."""
-        dirty = sorted(self._dirty)
-        self._dirty.clear()
-        return dirty
-
-    def all_items(self) -> list[int]:
-        """Every id with a partial, ascending."""
-        return sorted(chain(self._states, self._packed))
-
-    def partial(self, item_id: int) -> bytes:
-        """The packed aggregates; of an unknown item: empty ones."""
-        packed = self._packed.get(item_id)
-        if packed is not None:
-            return packed
-        state = self._states.get(item_id)
-        if state is None:
-            return pack_item(self._layout, ItemState(self._layout.item))
-        self._adds.sweep(state.tiles, state.newest_us)
-        return pack_item(self._layout, state)
-
-    def save(self) -> bytes:
-        """The whole state, the same bytes for the same log; what is dirty is not in it (emit first)."""
-        entries = [(item_id, self.partial(item_id)) for item_id in self.all_items()]
-        return save_table(self._MAGIC, self._layout.layout_hash, entries)
-
-    def load(self, blob: bytes) -> None:
-        """Replace the state by a saved one. Raises: LayoutMismatch, CorruptRow."""
-        self._packed = dict(load_table(self._MAGIC, self._layout.layout_hash, blob))
-        self._states.clear()
-        self._dirty.clear()
-
-    def _touch(self, item_id: int) -> ItemState:
-        state = self._states.get(item_id)
-        if state is None:
-            packed = self._packed.pop(item_id, None)
-            state = ItemState(self._layout.item) if packed is None else unpack_item(self._layout, packed)
-            self._states[item_id] = state
-        return state
-
-    def _fold(self, state: ItemState, moment: Moment) -> None:
-        side, time_us = self._layout.item, moment.time_us
-        state.newest_us = max(state.newest_us, time_us)
-        self._adds.add(state.totals, state.tiles, moment, state.newest_us)
-        for index, decay in enumerate(side.decays):
-            if matches(decay.selector, moment):
-                state.decay_values[index], state.decay_times[index] = decayed_add(
-                    state.decay_values[index],
-                    state.decay_times[index],
-                    time_us,
-                    float(moment.value) if decay.is_sum else 1.0,
-                    decay.half_life_us,
-                )
-        for index, selector in enumerate(side.recencies):
-            if time_us > state.recencies[index] and matches(selector, moment):
-                state.recencies[index] = time_us

@@ -4,6 +4,7 @@ The window W at read time t is [floor((t - W) / hop) * hop, t): the tiles `first
 part of the open tile at or after t. Times are int64 microseconds, intervals half open.
 """
 
+import math
 from typing import overload
 
 import numpy as np
@@ -70,4 +71,4 @@ def ratio_of(num: float, den: float, scale: float, mean: float, weight: float) -
 
 def decayed(value: float, age_us: int, half_life_us: int) -> float:
     """value * 2^(-age / half_life); a negative age (a reader before the newest event) counts as none."""
-    return value * 2.0 ** (-age_us / half_life_us) if age_us > 0 else value
+    return value * math.exp2(-age_us / half_life_us) if age_us > 0 else value  # as compiled kernels do, to the bit

@@ -1,16 +1,48 @@
 """The users of one partition of `interactions` and `users`: fold, say what changed, give rows."""
 
 from collections.abc import Sequence
+from typing import Final
 
+import numpy as np
 from millrace.events.v1 import events_pb2 as pb
 
+from definitions.aggregates import clear_head, head_of, mark_dirty
 from definitions.attributes import read_attributes
+from definitions.compiled import kernel
+from definitions.errors import CorruptRow
 from definitions.events import EventColumns, micros
-from definitions.kernel import Moment, UserFolder, UserState
+from definitions.kernel import UserState
+from definitions.keyed import KeyedState
 from definitions.layout import Layout
-from definitions.packed import pack_user, unpack_user_row, with_epoch
-from definitions.saved import load_table, save_table
-from definitions.seen import seen_hash
+from definitions.memory import CLOCK, VECTOR, Words, release
+from definitions.packed import pack_user
+from definitions.packed_rows import PackedRows, load_rows, save_rows
+from definitions.program import (
+    AT_BLOCK,
+    AT_CELLS,
+    AT_END,
+    AT_NUMBERS,
+    AT_SEEN,
+    AT_TABLES,
+    CELL,
+    CLASSES,
+    ENTRY,
+    ERASED,
+    FLAGS,
+    HISTORIES,
+    INTERACTIONS,
+    MOMENT,
+    TABLES,
+    USERS,
+    WIDTHS,
+    Plan,
+    plan_of,
+)
+from definitions.slots import Index
+from definitions.user_fold import fold_users
+from definitions.user_pack import put_rows, row_bounds, take_rows
+
+_MAGIC: Final = b"MUT2"
 
 
 class UserTable:
@@ -20,103 +52,153 @@ class UserTable:
     refused.
     """
 
-    _MAGIC = b"MUT1"
-
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._folder = UserFolder(layout.user, len(layout.usecase.actions))
-        self._states: dict[int, UserState] = {}
-        self._packed: dict[int, bytes] = {}  # loaded and not touched since
-        self._dirty: set[int] = set()
+        self._state = KeyedState(plan_of(layout, layout.user))
 
     def __len__(self) -> int:
-        return len(self._states) + len(self._packed)
+        return len(self._state)
+
+    @property
+    def used_bytes(self) -> int:
+        """Memory in use."""
+        return self._state.used_bytes
 
     def fold(self, events: EventColumns) -> None:
         """Fold good, deduplicated events of this partition, in offset order."""
-        moments = map(
-            Moment,
-            events.event_time_us.tolist(),
-            events.item_id.tolist(),
-            events.action.tolist(),
-            micros(events.value).tolist(),
-            events.category.tolist(),
-        )
-        fold, seen_actions = self._folder.fold, self._layout.seen_actions
-        for user_id, offset, moment in zip(events.user_id.tolist(), events.offset.tolist(), moments, strict=True):
-            state = self._states.get(user_id) or self._touch(user_id)
-            if state.erased:
-                continue
-            fold(state, moment)
-            state.interactions_offset = offset + 1
-            if moment.action in seen_actions:
-                self._remember(state.seen, seen_hash(moment.item_id))
-            self._dirty.add(user_id)
+        state, done = self._state, 0
+        if len(events) and int(events.action.max()) >= len(self._layout.usecase.actions):
+            raise ValueError(f"action {int(events.action.max())}; the use case has {len(self._layout.usecase.actions)}")
+        state.memory.words[CLOCK] += 1
+        values = micros(events.value)
+        while True:
+            done = fold_users(
+                state.plan,
+                state.memory.words,
+                state.index,
+                state.dirty,
+                events.user_id,
+                events.item_id,
+                events.action,
+                values,
+                events.event_time_us,
+                events.category,
+                events.offset,
+                done,
+            )
+            if done == len(events):
+                return
+            state.grow()
 
     def fold_users(self, users: Sequence[pb.User], offsets: Sequence[int]) -> None:
         """Take over attributes and erasures of topic `users`, in offset order."""
+        state = self._state
+        plan = state.plan
         for user, offset in zip(users, offsets, strict=True):
-            state = self._touch(user.id)
-            if state.erased:
+            state.grow()
+            words = state.memory.words
+            head = _touch(plan, words, state.index, np.uint64(user.id))
+            if words[head + FLAGS] & ERASED:
                 continue
             if user.deleted:
-                state = self._erase(user.id)
+                _erase(plan, words, head)
             else:
-                state.numbers, state.codes = read_attributes(self._layout.user, user.attributes)
-            state.users_offset = offset + 1
-            self._dirty.add(user.id)
+                numbers, codes = read_attributes(self._layout.user, user.attributes)
+                values = np.concatenate([np.array(numbers, np.float64).view(np.int64), np.array(codes, np.int64)])
+                words[head + plan[AT_NUMBERS] : head + plan[AT_END]] = values  # the codes stand after the numbers
+            words[head + USERS] = offset + 1
+            _mark(words, state.dirty, head)
+            del words
 
     def take_dirty(self) -> list[int]:
         """Ids whose rows changed since the last call, ascending."""
-        dirty = sorted(self._dirty)
-        self._dirty.clear()
-        return dirty
+        return self._state.take_dirty()
 
     def all_users(self) -> list[int]:
         """Every id with a row, ascending; erased ones too, since their rows were emptied and must be written."""
-        return sorted([*self._states, *self._packed])
+        return self._state.ids()
+
+    def rows(self, ids: Sequence[int], epoch: int) -> PackedRows:
+        """The packed rows of known users, in the order given."""
+        state, user_ids = self._state, np.array(ids, np.uint64)
+        heads = state.heads(user_ids)
+        if not heads.all():
+            raise KeyError(f"user {user_ids[int(np.argmin(heads))]} has no row")
+        bounds = row_bounds(state.plan, state.memory.words, heads)
+        data = np.empty(bounds[-1], np.uint8)
+        memory = state.memory
+        put_rows(state.plan, memory.words, heads, epoch, bounds, data)
+        return PackedRows(user_ids, bounds, data)
 
     def row(self, user_id: int, epoch: int) -> bytes:
         """The packed row; of an unknown user: an empty one."""
-        packed = self._packed.get(user_id)
-        if packed is not None:
-            return with_epoch(packed, epoch)
-        state = self._states.get(user_id)
-        if state is None:
+        if not self._state.heads(np.array([user_id], np.uint64))[0]:
             return pack_user(self._layout, UserState(self._layout.user), epoch)
-        self._folder.sweep(state)
-        return pack_user(self._layout, state, epoch)
+        return self.rows([user_id], epoch).data.tobytes()
 
     def save(self) -> bytes:
         """The whole state, the same bytes for the same log; what is dirty is not in it (emit first)."""
-        entries = [(user_id, self.row(user_id, 0)) for user_id in self.all_users()]
-        return save_table(self._MAGIC, self._layout.layout_hash, entries)
+        return save_rows(_MAGIC, self._layout.layout_hash, self.rows(self.all_users(), 0))
 
     def load(self, blob: bytes) -> None:
         """Replace the state by a saved one. Raises: LayoutMismatch, CorruptRow."""
-        self._packed = dict(load_table(self._MAGIC, self._layout.layout_hash, blob))
-        self._states.clear()
-        self._dirty.clear()
+        rows = load_rows(_MAGIC, self._layout.layout_hash, blob)
+        self._state.clear()
+        self.put(rows)
 
-    def _touch(self, user_id: int) -> UserState:
-        state = self._states.get(user_id)
-        if state is None:
-            packed = self._packed.pop(user_id, None)
-            side = self._layout.user
-            state = UserState(side) if packed is None else unpack_user_row(self._layout, packed).state(side)
-            self._states[user_id] = state
-        return state
+    def put(self, rows: PackedRows) -> None:
+        """Take rows of users that are not in the table. CorruptRow if one is none of this layout."""
+        state, done = self._state, 0
+        while True:
+            done = take_rows(
+                state.plan,
+                state.memory.words,
+                state.index,
+                rows.ids,
+                rows.bounds,
+                rows.data,
+                done,
+            )
+            if done < 0:
+                raise CorruptRow(f"saved row of user {rows.ids[-1 - done]}: its lengths do not add up; rebuild it")
+            if done == len(rows):
+                return
+            state.grow()
 
-    def _erase(self, user_id: int) -> UserState:
-        """An empty state that refuses events. Its offsets stay, so that the emptied row wins over the old one."""
-        empty = UserState(self._layout.user)
-        empty.interactions_offset = self._states[user_id].interactions_offset
-        empty.erased = True
-        self._states[user_id] = empty
-        return empty
 
-    def _remember(self, seen: dict[int, None], item_hash: int) -> None:
-        seen.pop(item_hash, None)  # the latest stands last
-        seen[item_hash] = None
-        if len(seen) > self._layout.usecase.seen.last:
-            del seen[next(iter(seen))]
+@kernel
+def _touch(plan: Plan, words: Words, index: Index, user_id: np.uint64) -> int:
+    return head_of(plan, words, index, user_id)
+
+
+@kernel
+def _mark(words: Words, dirty: Words, head: int) -> None:
+    mark_dirty(words, dirty, head)
+
+
+@kernel
+def _erase(plan: Plan, words: Words, head: int) -> None:
+    """An empty state that refuses events. Its offsets stay, so that the emptied row wins over the old one."""
+    offset, flags = words[head + INTERACTIONS], words[head + FLAGS]
+    _release_all(plan, words, head)
+    clear_head(plan, words, head)
+    words[head + INTERACTIONS] = offset
+    words[head + FLAGS] = flags | ERASED
+
+
+@kernel
+def _release_all(plan: Plan, words: Words, head: int) -> None:
+    for number in range(plan[CLASSES]):
+        release(words, head + plan[AT_CELLS] + VECTOR * number, CELL + plan[plan[WIDTHS] + number])
+    for number in range(plan[HISTORIES] + 1):  # the block's vector stands before theirs
+        release(words, head + plan[AT_BLOCK] + VECTOR * number, MOMENT)
+    for number in range(plan[TABLES]):
+        release(words, head + plan[AT_TABLES] + VECTOR * number, ENTRY)
+    _release_seen(words, head + plan[AT_SEEN])
+
+
+@kernel
+def _release_seen(words: Words, seen: int) -> None:
+    capacity = words[seen + 1] >> 40
+    words[seen + 1] = ((capacity + 1) // 2) << 40  # in words, as its block was taken
+    release(words, seen, 1)

@@ -15,7 +15,7 @@ from definitions.backfill import Backfilled, Queries, backfill
 from definitions.dedupe import Deduper, first_occurrences
 from definitions.events import EventColumns
 from definitions.item_snapshot import ItemSnapshot
-from definitions.item_state import ItemTable
+from definitions.item_table import ItemTable
 from definitions.layout import Layout, layout_of
 from definitions.packed import unpack_user_row
 from definitions.tiles import ratio

@@ -10,7 +10,7 @@ import pytest
 from definitions.errors import CorruptRow, LayoutMismatch
 from definitions.events import EventColumns
 from definitions.item_snapshot import ItemColumns, ItemSnapshot
-from definitions.item_state import ItemTable
+from definitions.item_table import ItemTable
 from definitions.layout import Layout
 from hypothesis import given, settings
 from hypothesis import strategies as st

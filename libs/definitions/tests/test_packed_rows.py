@@ -13,7 +13,8 @@ import yaml
 from definitions.attributes import category_code
 from definitions.errors import CorruptRow, LayoutMismatch
 from definitions.events import EventColumns
-from definitions.item_state import ItemTable, unpack_item
+from definitions.item_state import unpack_item
+from definitions.item_table import ItemTable
 from definitions.layout import Layout, layout_of
 from definitions.packed import RowHeader, read_header, unpack_user_row
 from definitions.seen import seen_hash

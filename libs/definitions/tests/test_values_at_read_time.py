@@ -11,7 +11,7 @@ import yaml
 from definitions.assembly import Assembled, RequestContext, assemble, past_items
 from definitions.events import EventColumns
 from definitions.item_snapshot import ItemSnapshot
-from definitions.item_state import ItemTable
+from definitions.item_table import ItemTable
 from definitions.layout import Layout
 from definitions.packed import unpack_user_row
 from definitions.user_state import UserTable

@@ -12,7 +12,7 @@ from definitions.assembly import RequestContext, assemble, past_items
 from definitions.events import EventColumns
 from definitions.item_feed import ItemFeed, item_features_key, marker_value, partial_value
 from definitions.item_snapshot import ItemSnapshot
-from definitions.item_state import ItemTable
+from definitions.item_table import ItemTable
 from definitions.layout import Layout
 from definitions.packed import unpack_user_row
 from definitions.records import LogRecord

@@ -240,7 +240,7 @@ class FeatureLoop:
             each.folder.check(each.epoch)
             fp("features.items_checked")
             began = self._clock()
-            partials = {item: each.state.items.partial(item) for item in sorted(items)}
+            partials = dict(each.state.items.partials(sorted(items)).items())
             offset = each.state.offsets[INTERACTIONS]
             try:
                 self._items.publish(each.usecase, each.state.partition, partials, each.epoch, offset)
@@ -302,6 +302,9 @@ class FeatureLoop:
         return True
 
     def _watch(self, now: float) -> None:
+        for each in self._owned.values():
+            for what, table in (("users", each.state.users), ("items", each.state.items)):
+                self._metrics.state(each.usecase, each.state.partition, what, len(table), table.used_bytes)
         for place, lag in self._source.lags().items():
             self._metrics.lag.labels(place.usecase, place.kind, str(place.partition)).set(lag)
         positions = self._source.positions()

@@ -42,6 +42,8 @@ class FeatureMetrics:
         )
         self._checkpoint_seconds = seconds("checkpoint_seconds", "Writing a partition's checkpoint.", "usecase")
         self._checkpoint_bytes = gauge("checkpoint_bytes", "Size of the last checkpoint.", "usecase", "partition")
+        self._state_keys = gauge("state_keys", "Users and items in memory.", "usecase", "partition", "what")
+        self._state_bytes = gauge("state_bytes", "Memory that they take.", "usecase", "partition", "what")
         self.lag = gauge("lag", "Records on the log that are not read yet.", "usecase", "topic", "partition")
         self.stalls = counter("stalls_total", "Partitions assigned again because reading had stopped.")
         self.refills = counter("refills_total", "Partitions written again to an emptied online store.", "usecase")
@@ -73,6 +75,11 @@ class FeatureMetrics:
     def visible(self, usecase: str, oldest_us: int) -> None:
         """Observe how long the oldest event of an emission took; clocks may differ, so never below 0."""
         self._visible_seconds.labels(usecase).observe(max(0.0, time.time() - oldest_us / 1e6))
+
+    def state(self, usecase: str, partition: int, what: str, keys: int, used_bytes: int) -> None:
+        """Say how much of `users` or `items` is in memory."""
+        self._state_keys.labels(usecase, str(partition), what).set(keys)
+        self._state_bytes.labels(usecase, str(partition), what).set(used_bytes)
 
     def checkpoint(self, usecase: str, partition: int, size: int, took_s: float) -> None:
         """Count one checkpoint."""

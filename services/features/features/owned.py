@@ -15,7 +15,7 @@ from features.log import Bounds, Found, Origin, Place
 from features.partition import INTERACTIONS, KINDS, PartitionState
 
 _CLAIMED: Final = "store-claimed"  # beside the partitions' folders: this log's rows are in the online store
-_ROWS_PER_WRITE: Final = 2_000  # bounds memory and the store's transaction
+_ROWS_PER_WRITE: Final = 10_000  # bounds memory and the store's transaction
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Owned:
         users = sorted(self.state.dirty_users())
         remaining = iter(users)
         while chunk := list(islice(remaining, _ROWS_PER_WRITE)):
-            rows = {user: self.state.users.row(user, self.epoch) for user in chunk}
+            rows = dict(self.state.users.rows(chunk, self.epoch).items())
             if (won := self.store.write(rows)) < len(rows):
                 self.folder.check(self.epoch)
                 raise StoreAhead(

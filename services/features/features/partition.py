@@ -7,7 +7,7 @@ from typing import Final
 from definitions.column_decode import decode_interactions_columns
 from definitions.dedupe import Deduper
 from definitions.events import EventColumns
-from definitions.item_state import ItemTable
+from definitions.item_table import ItemTable
 from definitions.layout import Layout
 from definitions.record_columns import RecordColumns
 from definitions.records import BadRecord, decode_users

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from definitions.record_columns import RecordColumns
 from features.partition import INTERACTIONS, PartitionState
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -87,7 +88,7 @@ def test_a_dropped_batch_turns_the_property_red(new_world: NewWorld, monkeypatch
     def fold(self: PartitionState, kind: str, records: Any, next_offset: int) -> Any:
         calls[id(self)] = calls.get(id(self), 0) + (kind == INTERACTIONS)
         if kind == INTERACTIONS and calls[id(self)] == 2:
-            records = records[:0]
+            records = RecordColumns.of([])
         return folded(self, kind, records, next_offset)
 
     sent = [(number, number % 2 + 1, 1, 0, 1.0, 60) for number in range(1, 13)]
@@ -105,7 +106,7 @@ def test_the_search_finds_a_dropped_batch(new_world: NewWorld, monkeypatch: pyte
 
     def fold(self: PartitionState, kind: str, records: Any, next_offset: int) -> Any:
         dropped = kind == INTERACTIONS and self.offsets[kind] > 0
-        return kept(self, kind, records[:0] if dropped else records, next_offset)
+        return kept(self, kind, RecordColumns.of([]) if dropped else records, next_offset)
 
     monkeypatch.setattr(PartitionState, "fold", fold)
 

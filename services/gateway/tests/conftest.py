@@ -12,7 +12,7 @@ from definitions.assembly import RequestContext
 from definitions.events import EventColumns
 from definitions.item_feed import item_features_key, marker_value, partial_value
 from definitions.item_snapshot import ItemSnapshot
-from definitions.item_state import ItemTable
+from definitions.item_table import ItemTable
 from definitions.layout import Layout, layout_of
 from definitions.records import LogRecord
 from definitions.usecase import UseCase, load_usecase

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from definitions.item_feed import item_features_key, marker_value, partial_value
-from definitions.item_state import ItemTable
+from definitions.item_table import ItemTable
 from definitions.layout import layout_of
 from definitions.records import LogRecord
 from millrace.events.v1 import events_pb2 as pb

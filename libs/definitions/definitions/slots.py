@@ -1,0 +1,71 @@
+"""Ids to places by open addressing: linear probing, at most half full, nothing removed but by building anew."""
+
+import numpy as np
+import numpy.typing as npt
+
+from definitions.compiled import inlined, kernel
+
+Ids = npt.NDArray[np.uint64]
+Index = npt.NDArray[np.int64]
+"""(2^n, 2): an id's bits, and its place; place 0 = empty."""
+
+_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64's finaliser
+
+
+def new_index(keys: int) -> Index:
+    """Empty, with room for so many."""
+    size = 64
+    while size < 2 * keys:
+        size *= 2
+    return np.zeros((size, 2), np.int64)
+
+
+@inlined
+def mixed(key: np.uint64) -> np.uint64:
+    """All bits of an id in all bits (Steele et al., OOPSLA 2014)."""
+    key = (key ^ (key >> np.uint64(30))) * _MIX_1
+    key = (key ^ (key >> np.uint64(27))) * _MIX_2
+    return key ^ (key >> np.uint64(31))
+
+
+@inlined
+def row_of(index: Index, key: np.uint64) -> int:
+    """The row of the id, or the empty one where it belongs."""
+    mask = len(index) - 1
+    row = np.int64(mixed(key)) & mask
+    bits = np.int64(key)
+    while index[row, 1] != 0 and index[row, 0] != bits:
+        row = (row + 1) & mask
+    return int(row)
+
+
+@kernel
+def places_of(index: Index, ids: Ids) -> npt.NDArray[np.int64]:
+    """The place of each id, (n,); 0 for an unknown one."""
+    places = np.empty(len(ids), np.int64)
+    for i in range(len(ids)):
+        places[i] = index[row_of(index, ids[i]), 1]
+    return places
+
+
+@kernel
+def copy_into(index: Index, larger: Index) -> None:
+    """All entries of one index, into an empty other one."""
+    for row in range(len(index)):
+        if index[row, 1]:
+            target = row_of(larger, np.uint64(index[row, 0]))
+            larger[target, 0] = index[row, 0]
+            larger[target, 1] = index[row, 1]
+
+
+@kernel
+def ids_in(index: Index, count: int) -> Ids:
+    """Every id, ascending."""
+    ids = np.empty(count, np.uint64)
+    found = 0
+    for row in range(len(index)):
+        if index[row, 1]:
+            ids[found] = np.uint64(index[row, 0])
+            found += 1
+    ids.sort()
+    return ids

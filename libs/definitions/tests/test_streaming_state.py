@@ -1,0 +1,169 @@
+"""The compiled tables of users and items keep what one event at a time, written plainly, gives: to the bit."""
+
+from bisect import bisect_right, insort_right
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from definitions.events import EventColumns, micros
+from definitions.item_state import ItemState, pack_item
+from definitions.item_table import ItemTable
+from definitions.kernel import Moment, TableState, UserState, decayed_add, matches
+from definitions.layout import Layout, layout_of
+from definitions.packed import pack_user
+from definitions.plan import BLOCK, Side, Table
+from definitions.seen import seen_hash
+from definitions.tiles import decayed, oldest_kept_tile
+from definitions.usecase import load_usecase
+from definitions.user_state import UserTable
+
+BASE, DAY = 1_702_080_000_000_000, 86_400_000_000
+USECASES = Path(__file__).parents[3] / "usecases"
+
+
+def plain_sums(side: Side, state: UserState | ItemState, moment: Moment) -> None:
+    for index, measure in enumerate(side.measures):
+        if matches(measure.selector, moment):
+            state.totals[index] += moment.value if measure.is_sum else 1
+    for index, (number, tiles) in enumerate(side.tile_columns):
+        measure = side.measures[number]
+        if matches(measure.selector, moment):
+            cells, tile = state.tiles[index], moment.time_us // tiles.hop_us
+            cells[tile] = cells.get(tile, 0) + (moment.value if measure.is_sum else 1)
+
+
+def plain_decays(side: Side, state: UserState | ItemState, moment: Moment) -> None:
+    for index, decay in enumerate(side.decays):
+        if matches(decay.selector, moment):
+            state.decay_values[index], state.decay_times[index] = decayed_add(
+                state.decay_values[index],
+                state.decay_times[index],
+                moment.time_us,
+                float(moment.value) if decay.is_sum else 1.0,
+                decay.half_life_us,
+            )
+    for index, selector in enumerate(side.recencies):
+        if matches(selector, moment):
+            state.recencies[index] = max(state.recencies[index], moment.time_us)
+
+
+def plain_table(table: Table, state: TableState, moment: Moment) -> None:
+    if not moment.category or not matches(table.selector, moment):
+        return
+    positive, half_life = float(matches(table.positive, moment)), table.half_life_us
+    state.total, state.time_us = decayed_add(state.total, state.time_us, moment.time_us, 1.0, half_life)
+    if (old := state.entries.get(moment.category)) is not None:
+        weight, time_us = decayed_add(old[0], old[2], moment.time_us, 1.0, half_life)
+        positive, _ = decayed_add(old[1], old[2], moment.time_us, positive, half_life)
+        state.entries[moment.category] = weight, positive, time_us
+        return
+    if len(state.entries) == table.k:
+        del state.entries[
+            min((decayed(w, state.time_us - at, half_life), c) for c, (w, _, at) in state.entries.items())[1]
+        ]
+    state.entries[moment.category] = 1.0, positive, moment.time_us
+
+
+def plain_retire(side: Side, state: UserState, moment: Moment) -> None:
+    plain_decays(side, state, moment)
+    for history, kept in zip(side.histories, state.histories, strict=True):
+        if matches(history.selector, moment):
+            kept.insert(bisect_right(kept, moment.time_us, key=lambda each: each.time_us), moment)
+            del kept[: -history.k]
+    for table, weights in zip(side.tables, state.tables, strict=True):
+        plain_table(table, weights, moment)
+
+
+def sweep(side: Side, state: UserState | ItemState) -> None:
+    for cells, (_, tiles) in zip(state.tiles, side.tile_columns, strict=True):
+        oldest = oldest_kept_tile(state.newest_us, tiles.keep_us, tiles.hop_us)
+        for index in [index for index in cells if index < oldest]:
+            del cells[index]
+
+
+def moments(events: EventColumns) -> Iterable[Moment]:
+    return map(
+        Moment,
+        events.event_time_us.tolist(),
+        events.item_id.tolist(),
+        events.action.tolist(),
+        micros(events.value).tolist(),
+        events.category.tolist(),
+    )
+
+
+def plain_rows(layout: Layout, events: EventColumns) -> dict[int, bytes]:
+    """Every user's row, epoch 5, folded one event at a time."""
+    side, states = layout.user, dict[int, UserState]()
+    for user, offset, moment in zip(events.user_id.tolist(), events.offset.tolist(), moments(events), strict=True):
+        state = states.setdefault(user, UserState(side))
+        state.newest_us = max(state.newest_us, moment.time_us)
+        plain_sums(side, state, moment)
+        insort_right(state.block, moment, key=lambda each: each.time_us)
+        if len(state.block) > BLOCK:
+            plain_retire(side, state, state.block.pop(0))
+        state.interactions_offset = offset + 1
+        if moment.action in layout.seen_actions:
+            state.seen.pop(seen_hash(moment.item_id), None)
+            state.seen[seen_hash(moment.item_id)] = None
+            if len(state.seen) > layout.usecase.seen.last:
+                del state.seen[next(iter(state.seen))]
+    for state in states.values():
+        sweep(side, state)
+    return {user: pack_user(layout, state, 5) for user, state in states.items()}
+
+
+def plain_partials(layout: Layout, events: EventColumns) -> dict[int, bytes]:
+    side, states = layout.item, dict[int, ItemState]()
+    for moment in moments(events):
+        state = states.setdefault(moment.item_id, ItemState(side))
+        state.newest_us = max(state.newest_us, moment.time_us)
+        plain_sums(side, state, moment)
+        plain_decays(side, state, moment)
+    for state in states.values():
+        sweep(side, state)
+    return {item: pack_item(layout, state) for item, state in states.items()}
+
+
+def events_of(seed: int, users: int, items: int, categories: int) -> EventColumns:
+    """700 events over twenty days in a log's order: a fifth late, many tied, ids and codes of all sizes."""
+    random, n = np.random.default_rng(seed), 700
+    times = np.sort(random.integers(0, 20 * DAY, n))
+    times = np.where(random.random(n) < 0.2, random.integers(0, 20 * DAY, n), times)
+    return EventColumns.of(
+        n,
+        event_id=range(1, n + 1),
+        user_id=random.integers(1, users + 1, n),
+        item_id=random.integers(1, items + 1, n).astype(np.uint64) * np.uint64(2**63 // 900),
+        action=random.integers(0, 3, n),
+        value=random.choice([0, 1, 3.5, 4, 5, -2.25], n),
+        event_time_us=BASE + times // 3_600_000_000 * 3_600_000_000,
+        category=random.integers(0, categories, n) * np.uint32(2**32 // categories - 1),
+        offset=np.arange(n) * 2,
+    )
+
+
+@pytest.mark.parametrize(("seed", "users", "items", "categories"), [(0, 2, 5, 90), (1, 40, 800, 4), (2, 3, 800, 50)])
+@pytest.mark.parametrize("usecase", ["everything", "movies"])
+def test_tables_keep_what_plain_folding_keeps(
+    layout: Layout, usecase: str, seed: int, users: int, items: int, categories: int
+) -> None:
+    """Any cuts, with restarts between them: rows and partials are those of the plain fold, byte for byte."""
+    if usecase != "everything":
+        layout = layout_of(load_usecase(USECASES / f"{usecase}.yaml"))
+    events = events_of(seed, users, items, categories)
+    user_table, item_table = UserTable(layout), ItemTable(layout)
+    random = np.random.default_rng(seed)
+    for start, end in pairwise([0, *sorted(random.integers(0, len(events), 4).tolist()), len(events)]):
+        user_table.fold(events.take(slice(start, end)))
+        item_table.fold(events.take(slice(start, end)))
+        if random.random() < 0.5:
+            saved_users, saved_items = user_table.save(), item_table.save()
+            user_table, item_table = UserTable(layout), ItemTable(layout)
+            user_table.load(saved_users)
+            item_table.load(saved_items)
+
+    assert dict(user_table.rows(user_table.all_users(), 5).items()) == plain_rows(layout, events)
+    assert dict(item_table.partials(item_table.all_items()).items()) == plain_partials(layout, events)
