@@ -2,7 +2,8 @@
 
 import random
 import struct
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -253,10 +254,10 @@ def test_the_old_format_is_read_by_the_stock_path(magic: int) -> None:
 
 
 def test_changed_bytes_give_the_same_records_or_a_broken_batch() -> None:
-    """Two thousand fetches with bytes changed behind the checksum: no error, no record of a neighbour, and an end."""
+    """A thousand fetches with bytes changed behind the checksum: no error, no record of a neighbour, and an end."""
     chance = random.Random(11)  # noqa: S311  seeded on purpose
     same = refused = 0
-    for _ in range(2_000):
+    for _ in range(1_000):
         raw = bytearray(batch(50, some(4), codec=chance.choice([0, 0, 0, 1, 2, 3, 4])))
         for _ in range(chance.randrange(3)):
             raw[chance.randrange(21, len(raw))] = chance.randrange(256)
@@ -272,8 +273,8 @@ def test_changed_bytes_give_the_same_records_or_a_broken_batch() -> None:
             same += 1
             assert [(at, told(ms), *rest) for at, ms, *rest in stock_or_none(fetched) or []] == found
 
-    assert same > 300
-    assert refused > 300
+    assert same > 150
+    assert refused > 150
 
 
 def told(ms: int) -> int:
@@ -322,3 +323,23 @@ def test_stock_records_become_the_same_columns() -> None:
 
     assert [(e.offset, e.timestamp, e.key, e.value) for e in records] == list(rows([columns]))
     assert records[-1].offset + 1 == columns.next_offset
+
+
+@pytest.mark.parametrize(("per_batch", "batches", "floor"), [(1, 400, 2), (10, 100, 4), (1_000, 3, 10)])
+def test_columns_are_read_many_times_faster_than_records(per_batch: int, batches: int, floor: int) -> None:
+    """Floors far below what an idle machine gives (9, 35 and 150 times), so that only a lost path falls below them."""
+    fetched = b"".join(
+        batch(n * per_batch, [(delta, b"12345678", bytes(60)) for delta in range(per_batch)]) for n in range(batches)
+    )
+    items_of(fetched, 0)  # compiled, or loaded
+
+    columns_s = min(seconds(lambda: items_of(fetched, 0)) for _ in range(5))
+    stock_s = min(seconds(lambda: stock(fetched, 0)) for _ in range(2))
+
+    assert stock_s / columns_s > floor
+
+
+def seconds(read: Callable[[], object]) -> float:
+    began = time.process_time()
+    read()
+    return time.process_time() - began

@@ -81,10 +81,10 @@ def columns_of(records: Sequence[Any]) -> RecordColumns:
         ),
         offset=np.array([each.offset for each in records], np.int64),
         timestamp_us=np.array([-1 if each.timestamp is None else each.timestamp for each in records], np.int64) * 1000,
-        key_start=starts[0::2],
-        key_size=sizes[0::2],
-        value_start=starts[1::2],
-        value_size=sizes[1::2],
+        key_start=starts[0::2].copy(),
+        key_size=sizes[0::2].copy(),
+        value_start=starts[1::2].copy(),
+        value_size=sizes[1::2].copy(),
         next_offset=records[-1].offset + 1,
     )
 
