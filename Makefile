@@ -132,6 +132,7 @@ $(UV):
 # The machine code of the stream's kernels, so that no process start compiles: half a minute when it is new.
 .venv/.compiled: .venv/.synced $(wildcard libs/definitions/definitions/*.py libs/servicekit/servicekit/kafka/*.py)
 	@$(BIN)/python -m definitions.compile
+	@$(BIN)/python -m servicekit.kafka.compile
 	@touch $@
 
 # What only the system can give. Debian starts a server that it installs, at the port that ours needs: a policy says no.
