@@ -43,14 +43,21 @@ def serve(kit: servicekit.Kit, settings: Settings, usecases: Sequence[UseCase]) 
     """Build the clients, archive until a stop is asked for, write what was read."""
     identity = settings.log_id or log_id(settings.kafka)
     found = streams(usecases, identity, lambda usecase: Lake(settings.lake, usecase))
-    source = KafkaSource(settings.kafka, [stream.topic for stream in found], settings.replica, settings.replicas)
+    metrics = Metrics(kit.registry)
+    source = KafkaSource(
+        settings.kafka,
+        [stream.topic for stream in found],
+        settings.replica,
+        settings.replicas,
+        on_fallback=lambda reason: metrics.fallbacks.labels(reason).inc(),
+    )
     dead_letters = KafkaDeadLetters(settings.kafka)
     archiver = Archiver(
         found,
         source,
         dead_letters,
         ready=kit.ready,
-        metrics=Metrics(kit.registry),
+        metrics=metrics,
         commit_s=settings.commit_s,
         buffer_bytes=settings.buffer_bytes,
         accept_loss=settings.accept_loss,

@@ -1,6 +1,6 @@
 """Kafka as the loop's source and as the place for dead letters: assigned by hand, every send acknowledged."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from definitions.records import BadRecord, LogRecord, corrupt_batch
@@ -28,8 +28,16 @@ _RAW_BYTES: Final = _LETTER_BYTES - (64 << 10)  # leaves room for the key, the d
 class KafkaSource:
     """The partitions p with p mod `replicas` == `replica` of all topics, read by one consumer without a group."""
 
-    def __init__(self, bootstrap: str, topics: Sequence[str], replica: int, replicas: int) -> None:
-        """Waits for broker and topics. LogUnavailable, UnknownTopic."""
+    def __init__(
+        self,
+        bootstrap: str,
+        topics: Sequence[str],
+        replica: int,
+        replicas: int,
+        *,
+        on_fallback: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Waits for broker and topics; `on_fallback` as of `ColumnReader`. LogUnavailable, UnknownTopic."""
         self._places = [
             Place(topic, partition)
             for topic in topics
@@ -40,7 +48,8 @@ class KafkaSource:
         self._consumer: KafkaConsumer = make_consumer(
             bootstrap, fetch_max_wait_ms=_FETCH_WAIT_MS, fetch_min_bytes=_FETCH_MIN_BYTES
         )
-        self._reader = ColumnReader(self._consumer)  # a broken batch is told, not raised: the partition moves on
+        # A broken batch is told, not raised: the partition moves on.
+        self._reader = ColumnReader(self._consumer, on_fallback=on_fallback)
         self._starts: Mapping[Place, int] = {}
 
     @property

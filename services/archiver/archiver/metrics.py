@@ -14,6 +14,12 @@ class Metrics:
         self.failures = Counter(
             "archiver_failures_total", "Writes that have to be tried again.", ["error"], registry=registry
         )
+        self.fallbacks = Counter(
+            "archiver_fallbacks_total",
+            "Readings of the slow path: kafka-python or the batch is of another version.",
+            ["reason"],
+            registry=registry,
+        )
         self.stalls = Counter(
             "archiver_stalls_total", "Partitions assigned again because reading had stopped.", registry=registry
         )
