@@ -77,6 +77,7 @@ def train_bundle(
         lake=lake,
         mlflow=settings.mlflow,
         holdout=holdout,
+        revision=settings.revision,
         seed=seed,
         progress=bars,
     )

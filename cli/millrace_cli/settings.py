@@ -43,7 +43,11 @@ class Settings(BatchSettings):
     checkpoints: Folder = Field(
         default_factory=under_home("data/checkpoints"), description="Folder of the features service's checkpoints."
     )
-    revision: int = Field(default=1, ge=1, description="Revision of the layout whose rows the stack keeps.")
+    revision: int = Field(
+        default=1,
+        ge=1,
+        description="Revision of the layout: what `train` writes a bundle for, and whose rows the stack keeps.",
+    )
 
     @property
     def online_path(self) -> Path:

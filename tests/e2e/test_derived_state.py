@@ -1,4 +1,4 @@
-"""Derived state against the facts, on the real stack: what was served is what the log says; a rebuild gives it again."""
+"""Derived state against the facts, on the real stack: what was served is what the log says, and can be made again."""
 
 import time
 from dataclasses import dataclass
