@@ -1,4 +1,4 @@
-"""`python -m definitions.compile`: have every kernel of the streaming path compiled, so that no process start does it.
+"""`python -m definitions.compile`: have every kernel compiled, of streaming and backfill, so that no start does it.
 
 Set-up and image builds run it; where all is compiled it takes a second or two. A kernel is compiled for the types that
 it is called with, so it is called, with a use case that has everything.
@@ -10,6 +10,7 @@ import time
 import numpy as np
 from millrace.events.v1 import events_pb2 as pb
 
+from definitions.backfill import Queries, backfill
 from definitions.column_decode import decode_interactions_columns
 from definitions.dedupe import Deduper
 from definitions.events import EventColumns
@@ -26,10 +27,24 @@ _USECASE = {
     "seen": {"actions": ["view"], "last": 2},
     "features": [{"name": "u_views", "of": "user", "kind": "count", "windows": ["1h", "all"]}],
 }
+_BACKFILLED = _USECASE | {
+    "attributes": {"item": {"kind": "category"}},
+    "category": "item.kind",
+    "features": [
+        {"name": "u_views", "of": "user", "kind": "sum", "windows": ["1h", "all"]},
+        {"name": "u_now", "of": "user", "kind": "decayed_count", "half_life": "1h"},
+        {"name": "u_last", "of": "user", "kind": "last_k", "k": 2},
+        {"name": "u_kinds", "of": "user", "kind": "affinity", "k": 2, "half_life": "1h", "positive": "view"},
+        {"name": "x_kind", "of": "cross", "kind": "affinity_share", "table": "u_kinds"},
+        {"name": "i_mean", "of": "item", "kind": "mean", "windows": ["all"]},
+        {"name": "x_gap", "of": "cross", "kind": "recent_residual", "history": "u_last", "last": [2]}
+        | {"item_mean": "i_mean"},
+    ],
+}
 
 
 def main() -> int:
-    """Fold a few events, and save and load what comes of it."""
+    """Fold a few events, save and load what comes of it, and ask for features of the past."""
     began = time.monotonic()
     usecase = UseCase.model_validate(_USECASE)
     layout = layout_of(usecase)
@@ -52,6 +67,8 @@ def main() -> int:
         table.take_dirty()
         table.load(table.save())
     users.fold_users([pb.User(id=1, deleted=True)], [0])
+    ids = range(1, 201)
+    backfill(layout_of(UseCase.model_validate(_BACKFILLED)), events, {}, {}, Queries.of(ids, ids, np.full(200, 2)))
     sys.stdout.write(f"kernels are compiled ({time.monotonic() - began:.0f} s)\n")
     return 0
 
