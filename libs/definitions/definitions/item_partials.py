@@ -26,7 +26,7 @@ _FIRST_ROWS: Final = 1024
 _FIRST_CELLS: Final = 8192
 _SPAN_BITS: Final = 16  # of an extent: its first cell << 16 | number of tiles
 _SPAN: Final = (1 << _SPAN_BITS) - 1
-_GRAIN: Final = 8  # cells: sizes of extents are multiples of it, above 64 of an eighth of them
+_GRAIN: Final = 2  # cells: sizes of extents are multiples of it, above 16 of an eighth of a power of two
 
 
 @dataclass(frozen=True, eq=False, slots=True)
