@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from definitions.assembly import Assembled, RequestContext, assemble, past_items
-from definitions.backfill import Backfilled, Queries, backfill
+from definitions.backfill import Backfilled, Queries, backfill, backfill_bucket
 from definitions.dedupe import Deduper, first_occurrences
 from definitions.events import EventColumns
 from definitions.item_snapshot import ItemSnapshot
@@ -194,6 +194,25 @@ def test_an_erased_user_has_no_history(layout: Layout) -> None:
 
     assert found.features[0, layout.feature_names.index("u_all_all")] == 0
     assert found.features[0, layout.feature_names.index("i_all_all")] == 2
+
+
+def test_buckets_of_users_make_the_whole(layout: Layout) -> None:
+    """Each query is in one bucket; items are counted by everybody's events, so the bits are the same."""
+    chance = np.random.default_rng(5)
+    columns = (chance.integers(1, n, 120).tolist() for n in (40, 6, 3, 6, 90_000))
+    rows: list[Row] = list(zip(*columns, strict=True))
+    events, (users, items) = log_of(rows), entities()
+    queries = Queries.of([row[0] for row in rows], [row[1] for row in rows], events.event_time_us + 1)
+    whole = backfill(layout, events, users, items, queries)
+
+    places = []
+    for bucket in range(3):
+        mine, part = backfill_bucket(layout, events, users, items, queries, bucket, 3)
+        places += mine.tolist()
+        np.testing.assert_array_equal(whole.features[mine], part.features)
+        np.testing.assert_array_equal(whole.user_ints[mine], part.user_ints)
+        np.testing.assert_array_equal(whole.item_ints[mine], part.item_ints)
+    assert sorted(places) == list(range(120))
 
 
 @pytest.mark.parametrize("seed", range(3))
