@@ -39,7 +39,6 @@ def apply(usecase: Usecase = None, json: Json = False) -> None:
     A repeat is harmless; after a rollout under another revision it is needed. Writing a registry runs code in its
     readers, so where it is shared only CI does this.
     """
-    from definitions.layout import layout_of
     from pipelines.feast import repository
     from pipelines.feast.views import views_of
 
@@ -51,7 +50,8 @@ def apply(usecase: Usecase = None, json: Json = False) -> None:
     spec = environment.usecase(settings, usecase)
     folder = _folder(settings, spec.name)
     with environment.translated():
-        revision = decisions.serving_state(settings.kafka, spec.name).pin.revision or 1  # 1 before the first deploy
+        state = decisions.serving_state(settings.kafka, spec.name)
+        layout = repository.served_layout(state, spec, settings.revision)
         places = repository.Places(
             registry=settings.feast_registry,
             lake=settings.lake,
@@ -60,14 +60,14 @@ def apply(usecase: Usecase = None, json: Json = False) -> None:
             kafka=settings.kafka,
             collector=environment.collector(settings),
         )
-        repository.write(folder, _file(settings, usecase), revision, places)
+        repository.write(folder, _file(settings, usecase), layout, places)
         repository.apply(folder)
-    views = {view.name: len(view.columns) for view in views_of(layout_of(spec, revision))}
+    views = {view.name: len(view.columns) for view in views_of(layout)}
     if json:
         output.emit(
             {
                 "usecase": spec.name,
-                "revision": revision,
+                "revision": layout.revision,
                 "repository": str(folder),
                 "registry": settings.feast_registry,
                 "features": views,

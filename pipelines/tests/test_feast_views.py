@@ -10,12 +10,13 @@ from definitions.assembly import RequestContext, assemble, past_items
 from definitions.item_snapshot import ItemSnapshot
 from definitions.layout import Layout, layout_of
 from definitions.usecase import load_usecase
+from millrace.decisions.v1.decisions_pb2 import ModelPin, ServingState
 from millrace.events.v1 import events_pb2 as pb
 from pipelines.feast.errors import NotReadableError
 from pipelines.feast.ids import columns_from_feast, from_feast, to_feast
 from pipelines.feast.opened import Opened
 from pipelines.feast.reading import columns_of, read_items, read_pairs, read_users
-from pipelines.feast.repository import Places, write
+from pipelines.feast.repository import Places, served_layout, write
 from pipelines.feast.views import ITEM, USER, Column, View, views_of
 from servicekit.settings import checkout_root
 from stores.online.null import NullStore
@@ -97,7 +98,8 @@ def test_the_repository_is_whole_and_can_be_moved(tmp_path: Path) -> None:
     """A use case of its own beside the stores' addresses: nothing of the checkout is needed."""
     places = Places(f"sqlite:///{tmp_path}/registry/r.db", "s3://lake", None, tmp_path / "rows", "k:9092", "c:50052")
 
-    write(tmp_path / "repository", checkout_root() / "usecases" / "movies.yaml", 3, places)
+    movies = checkout_root() / "usecases" / "movies.yaml"
+    write(tmp_path / "repository", movies, layout_of(load_usecase(movies), 3), places)
 
     config = yaml.safe_load((tmp_path / "repository" / "feature_store.yaml").read_text())
     assert ("movies", 3, 3) == (
@@ -110,6 +112,17 @@ def test_the_repository_is_whole_and_can_be_moved(tmp_path: Path) -> None:
     assert (
         layout_of(load_usecase(checkout_root() / "usecases" / "movies.yaml")).layout_hash == opened.layout.layout_hash
     )
+
+
+def test_the_rows_that_serve_are_the_ones_registered(layout: Layout) -> None:
+    """A changed use case has rows only once a model of it is deployed."""
+    pin = ModelPin(revision=4, layout_hash=layout.layout_hash)
+
+    assert 2 == served_layout(ServingState(), layout.usecase, 2).revision
+    assert 4 == served_layout(ServingState(pin=pin), layout.usecase, 2).revision
+    pin.layout_hash ^= 1
+    with pytest.raises(NotReadableError, match="deploy"):
+        served_layout(ServingState(pin=pin), layout.usecase, 2)
 
 
 def test_a_registry_of_another_layout_is_refused() -> None:

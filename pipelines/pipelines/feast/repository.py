@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import yaml
-from definitions.layout import layout_of
-from definitions.usecase import load_usecase
+from definitions.layout import Layout, layout_of
+from definitions.usecase import UseCase
+from millrace.decisions.v1.decisions_pb2 import ServingState
 
 from pipelines.errors import UnavailableError
 from pipelines.feast.environment import interpreter
+from pipelines.feast.errors import NotReadableError
 from pipelines.feast.views import project_of
 from pipelines.settings import feast_environ
 
@@ -41,14 +43,24 @@ class Places:
     collector: str
 
 
-def write(folder: Path, usecase: Path, revision: int, places: Places) -> None:
-    """Make the repository, or bring it up to date. `usecase`: the file, copied, so that the folder can be handed on.
+def served_layout(state: ServingState, usecase: UseCase, revision: int) -> Layout:
+    """The layout whose rows are read: of the revision that serves; of `revision` before the first deploy.
 
     Raises:
-        UseCaseError: the file cannot be used.
+        NotReadableError: the use case was changed since; its rows do not exist yet.
     """
-    spec = load_usecase(usecase)
-    layout = layout_of(spec, revision)
+    layout = layout_of(usecase, state.pin.revision or revision)
+    if state.HasField("pin") and state.pin.layout_hash != layout.layout_hash:
+        raise NotReadableError(
+            f"{usecase.name}: what serves has layout {state.pin.layout_hash:08x}, the file {layout.layout_hash:08x}; "
+            "deploy a model of the changed use case first"
+        )
+    return layout
+
+
+def write(folder: Path, usecase: Path, layout: Layout, places: Places) -> None:
+    """Make the repository, or bring it up to date. `usecase`: the layout's file, copied: the folder can be moved."""
+    spec, revision = layout.usecase, layout.revision
     folder.mkdir(parents=True, exist_ok=True)
     _ensure_database(places.registry)
     shutil.copyfile(usecase, folder / USECASE)
