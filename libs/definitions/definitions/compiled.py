@@ -17,6 +17,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _HERE = Path(__file__).parent
+_config: Any = numba.config
+_njit: Any = numba.njit  # its declared type lacks an option
 
 
 def _cache_folder() -> str:
@@ -25,7 +27,7 @@ def _cache_folder() -> str:
         source = path.read_bytes()
         if b"definitions.compiled import" in source or path.name == "compiled.py":
             digest.update(path.name.encode() + source)
-    root = Path(numba.config.CACHE_DIR or _HERE / "__pycache__")
+    root = Path(_config.CACHE_DIR or _HERE / "__pycache__")
     return str(root / f"definitions-{digest.hexdigest()}")
 
 
@@ -34,16 +36,16 @@ _FOLDER = _cache_folder()
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile on the first call with given types, or load what another process compiled. Runs without the GIL."""
-    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, _FOLDER
+    before, _config.CACHE_DIR = _config.CACHE_DIR, _FOLDER
     try:
-        return cast("Callable[P, R]", numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+        return cast("Callable[P, R]", _njit(cache=True, nogil=True, error_model="numpy")(function))
     finally:
-        numba.config.CACHE_DIR = before
+        _config.CACHE_DIR = before
 
 
 def inlined(function: Callable[P, R]) -> Callable[P, R]:
-    """A part of kernels: compiled into each that calls it, never on its own."""
-    return cast("Callable[P, R]", numba.njit(nogil=True, error_model="numpy")(function))
+    """A part of kernels: compiled into each that calls it. It makes no arrays, so it counts no references either."""
+    return cast("Callable[P, R]", _njit(nogil=True, error_model="numpy", _nrt=False)(function))
 
 
 def _pointer(context: Any, builder: Any, signature: Any, arguments: Any, kind: Any, step: int) -> Any:
@@ -55,7 +57,7 @@ def _pointer(context: Any, builder: Any, signature: Any, arguments: Any, kind: A
 
 
 def _putter(step: int) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def put(typingctx: Any, data: Any, at: Any, value: Any) -> Any:  # noqa: ARG001  numba's interface
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             place = _pointer(context, builder, signature, arguments, signature.args[2], step)
@@ -68,7 +70,7 @@ def _putter(step: int) -> Any:
 
 
 def _taker(kind: Any, step: int) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def take(typingctx: Any, data: Any, at: Any) -> Any:  # noqa: ARG001  numba's interface
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             load = builder.load(_pointer(context, builder, signature, arguments, kind, step))
@@ -81,9 +83,9 @@ def _taker(kind: Any, step: int) -> Any:
 
 
 def _cast(source: Any, target: Any) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def cast_bits(typingctx: Any, value: Any) -> Any:  # noqa: ARG001  numba's interface
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
             return builder.bitcast(arguments[0], context.get_value_type(target))
 
         return target(source), generate

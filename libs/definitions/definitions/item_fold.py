@@ -3,13 +3,15 @@
 import numpy as np
 import numpy.typing as npt
 
-from definitions.aggregates import add_decayed, add_sums, head_of, mark_dirty
+from definitions.aggregates import add_decayed, add_sums, clear_head, head_of, mark_dirty
 from definitions.compiled import inlined, kernel, put, take_i64, take_u16, take_u32
-from definitions.memory import KEYS, TOP, WARM, Words
+from definitions.memory import KEYS, TOP, VECTOR, WARM, Words, release
 from definitions.packed_sums import cells_bytes, count_cells, put_cells, put_words, take_cells, take_words
 from definitions.plan import FORMAT_VERSION
 from definitions.program import (
+    AT_CELLS,
     AT_TOTALS,
+    CELL,
     CLASSES,
     COLUMNS,
     DECAYS,
@@ -109,7 +111,7 @@ def take_partials(
 ) -> int:
     """Put partials into the table, from number `first` on; the number of the one that lacks room, or their count.
 
-    A partial whose lengths do not add up ends it with -1 - number. The ids must be new to the table.
+    A partial whose lengths do not add up ends it with -1 - number. One takes the place of what is known of its item.
     """
     fixed = _fixed_bytes(plan)
     for i in range(first, len(ids)):
@@ -124,6 +126,9 @@ def take_partials(
         if at + fixed + 16 * tiles != end:
             return -1 - i
         head = head_of(plan, words, index, ids[i])
+        for number in range(plan[CLASSES]):
+            release(words, head + plan[AT_CELLS] + VECTOR * number, CELL + plan[plan[WIDTHS] + number])
+        clear_head(plan, words, head)
         words[head + NEWEST] = take_i64(data, at + 5)
         sums = plan[MEASURES] + 2 * plan[DECAYS] + plan[RECENCIES]
         take_words(words, head + plan[AT_TOTALS], sums, data, at + _HEADER)

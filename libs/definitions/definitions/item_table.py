@@ -77,19 +77,19 @@ class ItemTable:
             return pack_item(self._layout, ItemState(self._layout.item))
         return self.partials([item_id]).data.tobytes()
 
-    def save(self) -> bytes:
-        """The whole state, the same bytes for the same log; what is dirty is not in it (emit first)."""
-        return save_rows(_MAGIC, self._layout.layout_hash, self.partials(self.all_items()))
+    def save(self, ids: Sequence[int] | None = None) -> bytes:
+        """The whole state, or that of some known items, ascending; the same bytes for the same log."""
+        return save_rows(_MAGIC, self._layout.layout_hash, self.partials(self.all_items() if ids is None else ids))
 
     def load(self, blob: bytes) -> None:
         """Replace the state by a saved one. Raises: LayoutMismatch, CorruptRow."""
-        rows = load_rows(_MAGIC, self._layout.layout_hash, blob)
         self._state.clear()
-        self.put(rows)
+        self.update(blob)
 
-    def put(self, rows: PackedRows) -> None:
-        """Take partials of items that are not in the table. CorruptRow if one is none of this layout."""
+    def update(self, blob: bytes) -> None:
+        """Take over items as they were saved, in place of what is known of them. Raises: LayoutMismatch, CorruptRow."""
         state, done = self._state, 0
+        rows = load_rows(_MAGIC, self._layout.layout_hash, blob)
         while True:
             done = take_partials(state.plan, state.memory.words, state.index, rows.ids, rows.bounds, rows.data, done)
             if done < 0:

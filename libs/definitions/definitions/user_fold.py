@@ -71,10 +71,11 @@ def fold_users(
 ) -> int:
     """Fold events from number `first` on, in order; the number of the one that lacks room, or their count."""
     count = len(user_ids)
+    heads = np.empty(_AHEAD, np.int64)
     warm = np.int64(0)
     for begin in range(first, count, _AHEAD):
         end = min(begin + _AHEAD, count)
-        warm ^= _fetch(plan, words, index, user_ids, begin, end)
+        warm ^= _fetch(plan, words, index, user_ids, heads, begin, end)
         for i in range(begin, end):
             if words[TOP] + plan[EVENT_WORDS] > len(words) or 2 * words[KEYS] >= len(index):
                 return i
@@ -95,9 +96,16 @@ def fold_users(
 
 
 @inlined
-def _fetch(plan: Plan, words: Words, index: Index, ids: npt.NDArray[np.uint64], begin: int, end: int) -> np.int64:
-    """Read what folding these events will read first; loads that do not wait for one another."""
-    heads = np.empty(_AHEAD, np.int64)
+def _fetch(
+    plan: Plan,
+    words: Words,
+    index: Index,
+    ids: npt.NDArray[np.uint64],
+    heads: npt.NDArray[np.int64],
+    begin: int,
+    end: int,
+) -> np.int64:
+    """Read what folding these events will read first: loads that do not wait for one another. `heads` is scratch."""
     warm = np.int64(0)
     for i in range(begin, end):
         head = index[row_of(index, ids[i]), 1]

@@ -3,13 +3,14 @@
 import numpy as np
 import numpy.typing as npt
 
-from definitions.aggregates import head_of
+from definitions.aggregates import clear_head, head_of
 from definitions.compiled import inlined, kernel, put, put_half, take_half, take_i64, take_u16, take_u32
-from definitions.memory import KEYS, TOP, VECTOR, Words, length_of, reserve, set_vector, start_of
+from definitions.memory import KEYS, TOP, VECTOR, Words, capacity_of, length_of, release, reserve, set_vector, start_of
 from definitions.packed_sums import cells_bytes, count_cells, put_cells, put_words, take_cells, take_words
 from definitions.plan import BLOCK, FORMAT_VERSION
 from definitions.program import (
     AT_BLOCK,
+    AT_CELLS,
     AT_CODES,
     AT_HISTORIES,
     AT_NUMBERS,
@@ -17,6 +18,7 @@ from definitions.program import (
     AT_TABLE_TOTALS,
     AT_TABLES,
     AT_TOTALS,
+    CELL,
     CLASSES,
     CODES,
     COLUMNS,
@@ -167,7 +169,7 @@ def take_rows(
 ) -> int:
     """Put rows into the table, from number `first` on; the number of the one that lacks room, or their count.
 
-    A row whose lengths do not add up ends it with -1 - number. The ids must be new to the table.
+    A row whose lengths do not add up ends it with -1 - number. A row takes the place of what is known of its user.
     """
     for i in range(first, len(ids)):
         if words[TOP] + plan[EVENT_WORDS] > len(words) or 2 * words[KEYS] >= len(index):
@@ -175,6 +177,8 @@ def take_rows(
         if not _is_whole(plan, data, bounds[i], bounds[i + 1]):
             return -1 - i
         head = head_of(plan, words, index, ids[i])
+        release_all(plan, words, head)
+        clear_head(plan, words, head)
         at = bounds[i]
         words[head + NEWEST] = take_i64(data, at + 5)
         words[head + INTERACTIONS] = take_i64(data, at + 17)
@@ -210,6 +214,20 @@ def take_rows(
                 put_half(words, 2 * words[seen] + number, take_u32(data, at + 4 * number))
             set_vector(words, seen, length, 0, words[seen + 1] >> 40)
     return len(ids)
+
+
+@inlined
+def release_all(plan: Plan, words: Words, head: int) -> None:
+    """Give a user's vectors back."""
+    for number in range(plan[CLASSES]):
+        release(words, head + plan[AT_CELLS] + VECTOR * number, CELL + plan[plan[WIDTHS] + number])
+    for number in range(plan[HISTORIES] + 1):  # the block's vector stands before theirs
+        release(words, head + plan[AT_BLOCK] + VECTOR * number, MOMENT)
+    for number in range(plan[TABLES]):
+        release(words, head + plan[AT_TABLES] + VECTOR * number, ENTRY)
+    seen = head + plan[AT_SEEN]
+    set_vector(words, seen, 0, 0, (capacity_of(words, seen) + 1) // 2)  # in words, as its block was taken
+    release(words, seen, 1)
 
 
 @inlined

@@ -14,33 +14,22 @@ from definitions.events import EventColumns, micros
 from definitions.kernel import UserState
 from definitions.keyed import KeyedState
 from definitions.layout import Layout
-from definitions.memory import CLOCK, VECTOR, Words, release
+from definitions.memory import CLOCK, Words
 from definitions.packed import pack_user
 from definitions.packed_rows import PackedRows, load_rows, save_rows
 from definitions.program import (
-    AT_BLOCK,
-    AT_CELLS,
     AT_END,
     AT_NUMBERS,
-    AT_SEEN,
-    AT_TABLES,
-    CELL,
-    CLASSES,
-    ENTRY,
     ERASED,
     FLAGS,
-    HISTORIES,
     INTERACTIONS,
-    MOMENT,
-    TABLES,
     USERS,
-    WIDTHS,
     Plan,
     plan_of,
 )
 from definitions.slots import Index
 from definitions.user_fold import fold_users
-from definitions.user_pack import put_rows, row_bounds, take_rows
+from definitions.user_pack import put_rows, release_all, row_bounds, take_rows
 
 _MAGIC: Final = b"MUT2"
 
@@ -136,19 +125,19 @@ class UserTable:
             return pack_user(self._layout, UserState(self._layout.user), epoch)
         return self.rows([user_id], epoch).data.tobytes()
 
-    def save(self) -> bytes:
-        """The whole state, the same bytes for the same log; what is dirty is not in it (emit first)."""
-        return save_rows(_MAGIC, self._layout.layout_hash, self.rows(self.all_users(), 0))
+    def save(self, ids: Sequence[int] | None = None) -> bytes:
+        """The whole state, or that of some known users, ascending; the same bytes for the same log."""
+        return save_rows(_MAGIC, self._layout.layout_hash, self.rows(self.all_users() if ids is None else ids, 0))
 
     def load(self, blob: bytes) -> None:
         """Replace the state by a saved one. Raises: LayoutMismatch, CorruptRow."""
-        rows = load_rows(_MAGIC, self._layout.layout_hash, blob)
         self._state.clear()
-        self.put(rows)
+        self.update(blob)
 
-    def put(self, rows: PackedRows) -> None:
-        """Take rows of users that are not in the table. CorruptRow if one is none of this layout."""
+    def update(self, blob: bytes) -> None:
+        """Take over users as they were saved, in place of what is known of them. Raises: LayoutMismatch, CorruptRow."""
         state, done = self._state, 0
+        rows = load_rows(_MAGIC, self._layout.layout_hash, blob)
         while True:
             done = take_rows(
                 state.plan,
@@ -180,25 +169,7 @@ def _mark(words: Words, dirty: Words, head: int) -> None:
 def _erase(plan: Plan, words: Words, head: int) -> None:
     """An empty state that refuses events. Its offsets stay, so that the emptied row wins over the old one."""
     offset, flags = words[head + INTERACTIONS], words[head + FLAGS]
-    _release_all(plan, words, head)
+    release_all(plan, words, head)
     clear_head(plan, words, head)
     words[head + INTERACTIONS] = offset
     words[head + FLAGS] = flags | ERASED
-
-
-@kernel
-def _release_all(plan: Plan, words: Words, head: int) -> None:
-    for number in range(plan[CLASSES]):
-        release(words, head + plan[AT_CELLS] + VECTOR * number, CELL + plan[plan[WIDTHS] + number])
-    for number in range(plan[HISTORIES] + 1):  # the block's vector stands before theirs
-        release(words, head + plan[AT_BLOCK] + VECTOR * number, MOMENT)
-    for number in range(plan[TABLES]):
-        release(words, head + plan[AT_TABLES] + VECTOR * number, ENTRY)
-    _release_seen(words, head + plan[AT_SEEN])
-
-
-@kernel
-def _release_seen(words: Words, seen: int) -> None:
-    capacity = words[seen + 1] >> 40
-    words[seen + 1] = ((capacity + 1) // 2) << 40  # in words, as its block was taken
-    release(words, seen, 1)

@@ -1,5 +1,8 @@
 """Checkpoints of one partition and the lease on it: `<root>/<epoch>/checkpoint`, each epoch's folder made exclusively.
 
+A full one may be followed by `increment-<serial>-<number>` files, each with what has changed since the one before;
+`serial` is the full one's. The state is the full one and every whole increment after it, up to the first that is not.
+
 The folder with the highest epoch names the owner. A checkpoint is whole or absent: temporary file, fsync, rename.
 """
 
@@ -7,8 +10,8 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +37,9 @@ class Checkpoint:
         layout_hash: of the layout that gives `sections` their meaning.
         offsets: next offset by topic kind (`interactions`, `users`).
         store_id: identity of the online store that has this state's rows.
-        sections: the state's parts, opaque here.
+        sections: the state's parts, opaque here; of an increment, what has changed in them.
+        serial: number of the full one among its epoch's.
+        increment: 0 for a full one, else its place among those that follow it, from 1.
     """
 
     epoch: int
@@ -42,6 +47,13 @@ class Checkpoint:
     offsets: Mapping[str, int]
     store_id: str
     sections: Mapping[str, bytes]
+    serial: int = 1
+    increment: int = 0
+
+    @property
+    def file(self) -> str:
+        """Its name in the epoch's folder."""
+        return f"increment-{self.serial}-{self.increment}" if self.increment else _FILE
 
     def encode(self) -> bytes:
         """The file's bytes, checksum included."""
@@ -51,6 +63,7 @@ class Checkpoint:
                 "layout_hash": self.layout_hash,
                 "offsets": dict(self.offsets),
                 "store_id": self.store_id,
+                "place": [self.serial, self.increment],
                 "sections": [[name, len(section)] for name, section in self.sections.items()],
             },
         ).encode()
@@ -75,7 +88,7 @@ class Checkpoint:
         for name, length in head["sections"]:
             sections[name] = raw[at : at + length]
             at += length
-        return cls(head["epoch"], head["layout_hash"], head["offsets"], head["store_id"], sections)
+        return cls(head["epoch"], head["layout_hash"], head["offsets"], head["store_id"], sections, *head["place"])
 
 
 class CheckpointFolder:
@@ -130,8 +143,8 @@ class CheckpointFolder:
                 "another worker owns the partition"
             )
 
-    def newest(self, layout_hash: int) -> Checkpoint | None:
-        """The newest whole checkpoint, or None where none was ever finished.
+    def newest(self, layout_hash: int) -> list[Checkpoint]:
+        """The newest whole checkpoint and the increments after it; nothing where none was ever finished.
 
         Raises:
             CheckpointUnusable: there are checkpoints, but none is whole; or the newest is of another layout.
@@ -151,15 +164,32 @@ class CheckpointFolder:
                     f"{path} holds layout {checkpoint.layout_hash:#010x}, the use case now has {layout_hash:#010x}: "
                     "roll the change out under the next MILLRACE_REVISION"
                 )
-            return checkpoint
+            return [checkpoint, *self._increments(checkpoint)]
         if self.damaged:
             raise CheckpointUnusable(
                 f"no whole checkpoint is left ({'; '.join(self.damaged)}): remove {self.root} to rebuild from the log"
             )
-        return None
+        return []
+
+    def _increments(self, full: Checkpoint) -> Iterator[Checkpoint]:
+        """Those that follow it, in order; the log has again what a damaged one held."""
+        follower = replace(full, increment=1)
+        while True:
+            path = self.root / str(full.epoch) / follower.file
+            try:
+                found = Checkpoint.decode(path.read_bytes())
+            except FileNotFoundError:
+                return
+            except CheckpointUnusable as exc:
+                self.damaged.append(f"{path}: {exc}")
+                return
+            yield found
+            follower = replace(full, increment=follower.increment + 1)
 
     def save(self, checkpoint: Checkpoint) -> int:
-        """Replace the epoch's checkpoint, durably, and drop epochs that nothing needs any more; its size in bytes.
+        """Write it durably, and drop what nothing needs any more; its size in bytes.
+
+        A full one replaces the epoch's, and the increments of that; an increment stands beside it.
 
         Raises:
             LeaseLost: a higher epoch exists.
@@ -175,13 +205,17 @@ class CheckpointFolder:
                 file.flush()
                 os.fsync(file.fileno())
             fp("features.checkpoint_written")
-            temporary.replace(folder / _FILE)
+            temporary.replace(folder / checkpoint.file)
             fp("features.checkpoint_renamed")
             _sync(folder)
         except FileNotFoundError as exc:  # cleaned up by a newer owner between the check and the write
             raise LeaseLost(f"{folder} is gone; another worker owns the partition") from exc
         except OSError as exc:
             raise CheckpointUnwritable(f"{folder}: {exc.strerror}; free space or repair the disk") from exc
+        if not checkpoint.increment:
+            for old in folder.glob("increment-*"):
+                if not old.name.startswith(f"increment-{checkpoint.serial}-"):
+                    old.unlink(missing_ok=True)
         self._clean_up()
         return len(raw)
 

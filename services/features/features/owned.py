@@ -28,6 +28,7 @@ class Owned:
         saved: offsets of the last checkpoint, by kind.
         store_id: identity of the online store that holds this partition's rows.
         oldest_us: broker's time of the oldest event that is not emitted yet.
+        increments_from: bytes of a full checkpoint from which on increments follow it, until they are as large.
     """
 
     usecase: str
@@ -40,7 +41,12 @@ class Owned:
     store_id: str = ""
     oldest_us: int | None = None
     known: int = 0  # offset of `item-features` below which nothing is another's
+    increments_from: int = 1 << 20  # a smaller one is written in no time
     _is_claimed: bool = False
+    _serial: int = 0  # of this epoch's last full checkpoint, 0 for none
+    _increment: int = 0
+    _full_bytes: int = 0
+    _later_bytes: int = 0
 
     @property
     def origin(self) -> Origin:
@@ -62,10 +68,9 @@ class Owned:
         Raises:
             OffsetGone, CheckpointUnusable: the state cannot be brought up to date from this log.
         """
-        checkpoint = self.folder.newest(self.state.layout.layout_hash)
-        if checkpoint is not None:
-            self.state.restore(checkpoint)
-            self.store_id = checkpoint.store_id
+        if checkpoints := self.folder.newest(self.state.layout.layout_hash):
+            self.state.restore(checkpoints)
+            self.store_id = checkpoints[-1].store_id
             self.saved = dict(self.state.offsets)
         self.known = self.folder.known()
         places = {kind: self.place(kind) for kind in KINDS}
@@ -142,7 +147,15 @@ class Owned:
         """
         if self.state.offsets == self.saved:
             return 0
-        size = self.folder.save(self.state.checkpoint(self.epoch, self.store_id))
+        is_full = self._serial == 0 or self._full_bytes < self.increments_from or self._later_bytes >= self._full_bytes
+        serial, increment = (self._serial + 1, 0) if is_full else (self._serial, self._increment + 1)
+        size = self.folder.save(self.state.checkpoint(self.epoch, self.store_id, serial, increment))
+        self._serial, self._increment = serial, increment
+        if is_full:
+            self._full_bytes, self._later_bytes = size, 0
+        else:
+            self._later_bytes += size
+        self.state.saved()
         self.saved = dict(self.state.offsets)
         return size
 

@@ -46,6 +46,9 @@ class PartitionState:
         self._dirty_users: set[int] = set()
         self._dirty_items: set[int] = set()
         self._sent_items: set[int] = set()  # on their way, not yet acknowledged
+        self._unsaved_users: set[int] = set()  # changed since the last checkpoint
+        self._unsaved_items: set[int] = set()
+        self._saved_at = 0  # `interactions` offset of the last checkpoint
 
     def fold(self, kind: str, records: RecordColumns, next_offset: int) -> Folded:
         """Apply the next records of one topic, in offset order."""
@@ -85,11 +88,13 @@ class PartitionState:
 
     def users_emitted(self) -> None:
         """The store has answered for every dirty user."""
+        self._unsaved_users |= self._dirty_users
         self._dirty_users.clear()
 
     def items_sent(self) -> None:
         """Every dirty item is on its way to the log."""
         self._sent_items |= self._dirty_items
+        self._unsaved_items |= self._dirty_items
         self._dirty_items.clear()
 
     def items_acknowledged(self) -> None:
@@ -109,22 +114,36 @@ class PartitionState:
         """Count `users` as changed: the store has lost their rows."""
         self._dirty_users.update(users)
 
-    def checkpoint(self, epoch: int, store_id: str) -> Checkpoint:
-        """Everything that `restore` needs."""
-        sections: Mapping[str, bytes] = {
-            "users": self.users.save(),
-            "items": self.items.save(),
-            "dedupe": self._deduper.save(),
-        }
-        return Checkpoint(epoch, self.layout.layout_hash, dict(self.offsets), store_id, sections)
+    def checkpoint(self, epoch: int, store_id: str, serial: int = 1, increment: int = 0) -> Checkpoint:
+        """All of the state, or as an increment what has changed since `saved`; nothing may be dirty (emit first)."""
+        sections: Mapping[str, bytes]
+        if increment:
+            sections = {
+                "users": self.users.save(sorted(self._unsaved_users)),
+                "items": self.items.save(sorted(self._unsaved_items)),
+                "dedupe": self._deduper.save_since(self._saved_at),
+            }
+        else:
+            sections = {"users": self.users.save(), "items": self.items.save(), "dedupe": self._deduper.save()}
+        offsets = dict(self.offsets)
+        return Checkpoint(epoch, self.layout.layout_hash, offsets, store_id, sections, serial, increment)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint of the same layout; nothing is dirty afterwards."""
-        self.users.load(checkpoint.sections["users"])
-        self.items.load(checkpoint.sections["items"])
-        self._deduper.load(checkpoint.sections["dedupe"])
-        self.offsets = {kind: checkpoint.offsets[kind] for kind in KINDS}
-        self.users.take_dirty()
-        self.items.take_dirty()
+    def saved(self) -> None:
+        """The checkpoint is durable: the next increment begins here."""
+        self._unsaved_users.clear()
+        self._unsaved_items.clear()
+        self._saved_at = self.offsets[INTERACTIONS]
+
+    def restore(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Continue from a full checkpoint of the same layout and its increments; nothing is dirty afterwards."""
+        full, *increments = checkpoints
+        self.users.load(full.sections["users"])
+        self.items.load(full.sections["items"])
+        for each in increments:
+            self.users.update(each.sections["users"])
+            self.items.update(each.sections["items"])
+        self._deduper.load(*(each.sections["dedupe"] for each in checkpoints))
+        self.offsets = {kind: checkpoints[-1].offsets[kind] for kind in KINDS}
         self._dirty_users.clear()
         self._dirty_items.clear()
+        self.saved()

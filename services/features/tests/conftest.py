@@ -279,6 +279,8 @@ class FusedFolder(CheckpointFolder):
 class World:
     """Log, store, topic and disk of one use case with two partitions; loops come and go."""
 
+    increments_from = 1 << 20
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         path = folder / "shop.yaml"
@@ -300,7 +302,13 @@ class World:
         self.registry = CollectorRegistry()
         self.folders = [FusedFolder(self.folder / "log" / str(partition), self.fuse) for partition in partitions]
         self.owned = [
-            Owned("shop", PartitionState(self.layout, partition), folder, self.store)
+            Owned(
+                "shop",
+                PartitionState(self.layout, partition),
+                folder,
+                self.store,
+                increments_from=self.increments_from,
+            )
             for partition, folder in zip(partitions, self.folders, strict=True)
         ]
         places = [each.place(kind) for each in self.owned for kind in KINDS]

@@ -1,5 +1,6 @@
 """Leases are exclusive, checkpoints are whole or absent, and nothing readable is removed too early."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     saved = checkpoint(folder.lease())
 
     assert folder.save(saved) == len(saved.encode())
-    assert folder.newest(0xABCD) == saved
+    assert folder.newest(0xABCD) == [saved]
 
 
 def test_every_lease_is_higher_than_all_before(tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_an_older_owner_can_neither_check_nor_save(tmp_path: Path) -> None:
         folder.check(old)
     with pytest.raises(LeaseLost):
         folder.save(checkpoint(old, 99))
-    assert folder.newest(0xABCD) == checkpoint(old)
+    assert folder.newest(0xABCD) == [checkpoint(old)]
     folder.check(new)
 
 
@@ -49,7 +50,7 @@ def test_a_cut_temporary_file_is_no_checkpoint(tmp_path: Path) -> None:
     epoch = folder.lease()
     (tmp_path / str(epoch) / "checkpoint.tmp").write_bytes(checkpoint(epoch).encode()[:20])
 
-    assert folder.newest(0xABCD) == checkpoint(1)
+    assert folder.newest(0xABCD) == [checkpoint(1)]
 
 
 @pytest.mark.parametrize("position", [0, 9, 30, 60, -1])
@@ -62,7 +63,7 @@ def test_one_flipped_bit_makes_the_checkpoint_before_it_count(tmp_path: Path, po
     raw[position] ^= 1
     (tmp_path / "2" / "checkpoint").write_bytes(raw)
 
-    assert folder.newest(0xABCD) == checkpoint(1)
+    assert folder.newest(0xABCD) == [checkpoint(1)]
     assert len(folder.damaged) == 1
     assert "2/checkpoint" in folder.damaged[0]
 
@@ -94,4 +95,39 @@ def test_old_epochs_go_but_two_checkpoints_stay(tmp_path: Path) -> None:
         folder.save(checkpoint(folder.lease()))
 
     assert folder.epochs() == [6, 7, 8]
-    assert folder.newest(0xABCD) == checkpoint(8)
+    assert folder.newest(0xABCD) == [checkpoint(8)]
+
+
+def increment(epoch: int, serial: int, number: int) -> Checkpoint:
+    return replace(checkpoint(epoch, 5 + number), serial=serial, increment=number)
+
+
+def test_increments_follow_their_full_checkpoint(tmp_path: Path) -> None:
+    """In order; those of an older full one never count, and go."""
+    folder = CheckpointFolder(tmp_path)
+    epoch = folder.lease()
+    for saved in (checkpoint(epoch), increment(epoch, 1, 1), increment(epoch, 1, 2)):
+        folder.save(saved)
+    assert [found.increment for found in folder.newest(0xABCD)] == [0, 1, 2]
+
+    second = replace(checkpoint(epoch, 9), serial=2)
+    (tmp_path / "1" / "checkpoint").write_bytes(second.encode())  # killed before the older ones' end
+    assert folder.newest(0xABCD) == [second]
+
+    folder.save(second)
+    folder.save(increment(epoch, 2, 1))
+    assert sorted(path.name for path in (tmp_path / "1").iterdir()) == ["checkpoint", "increment-2-1"]
+
+
+def test_a_damaged_increment_ends_the_state_there(tmp_path: Path) -> None:
+    """What the ones before it hold stays; the log has the rest."""
+    folder = CheckpointFolder(tmp_path)
+    epoch = folder.lease()
+    for saved in (checkpoint(epoch), increment(epoch, 1, 1), increment(epoch, 1, 2), increment(epoch, 1, 3)):
+        folder.save(saved)
+    raw = bytearray((tmp_path / "1" / "increment-1-2").read_bytes())
+    raw[-1] ^= 1
+    (tmp_path / "1" / "increment-1-2").write_bytes(raw)
+
+    assert [found.increment for found in folder.newest(0xABCD)] == [0, 1]
+    assert len(folder.damaged) == 1

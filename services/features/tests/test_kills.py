@@ -12,6 +12,12 @@ else:
     World = Any
 
 
+@pytest.fixture(autouse=True)
+def increments(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small the states are."""
+    monkeypatch.setattr(type(world), "increments_from", 0)
+
+
 def live(world: World, loop: FeatureLoop, *, turns: int, seed: int) -> None:
     """Recover, then turns with traffic between them; a checkpoint every few turns."""
     loop.recover()

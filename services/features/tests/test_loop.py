@@ -108,7 +108,7 @@ def test_a_broken_batch_is_counted_and_passed(world: World, monkeypatch: pytest.
 
     labels = {"usecase": "shop", "topic": "interactions", "reason": "corrupt_batch"}
     assert world.registry.get_sample_value("features_bad_total", labels) == 1
-    assert world.folders[1].newest(world.layout.layout_hash).offsets["interactions"] == 7
+    assert world.folders[1].newest(world.layout.layout_hash)[-1].offsets["interactions"] == 7
 
 
 def test_a_restart_reads_on_where_the_checkpoint_ends(world: World) -> None:
@@ -310,7 +310,7 @@ def test_a_store_that_is_away_is_waited_for(world: World) -> None:
         loop.step()
     assert world.is_ready[-1] is False
     assert world.owned[1].saved == {}
-    assert world.folders[1].newest(world.layout.layout_hash) is None
+    assert world.folders[1].newest(world.layout.layout_hash) == []
 
     world.store.is_away = False
     for _ in range(30):
