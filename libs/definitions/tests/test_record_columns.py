@@ -31,6 +31,7 @@ UNUSUAL = [
     (b"\x89\x00" + bytes(range(8)), "a tag in more bytes than it needs"),
     (b"\x20\x01\x20\x00", "a field twice"),
     (b"\x2d\x00\x00\xc0\x7f", "a number that is none"),
+    (b"\x72\x80\x80\x40" + bytes(1 << 20), "an unknown field of a mebibyte"),
     (b"", "nothing at all"),
 ]
 
@@ -65,15 +66,16 @@ def test_messages_that_no_scanner_reads_are_refused_when_it_is_written() -> None
         scanner_source(pb.Impression)
 
 
-@pytest.mark.parametrize(("extra", "what"), UNUSUAL)
+@pytest.mark.parametrize(("extra", "what"), UNUSUAL, ids=[what for _, what in UNUSUAL])
 def test_unusual_bytes_are_read_as_protobuf_reads_them(everything: UseCase, extra: bytes, what: str) -> None:
     """A newer producer's fields, and what other writers do."""
     whole = message()
     records = [record(1, whole + extra), record(2, extra + whole), record(3, extra), record(4, whole)]
+    cuts = [record(5 + size, whole + extra[:size]) for size in range(min(len(extra), 20))]
 
-    columns, bad = assert_same(everything, records)
+    columns, bad = assert_same(everything, records + cuts)
 
-    assert 4 == len(columns) + bad
+    assert 4 + len(cuts) == len(columns) + bad
     assert 4 in columns.offset
 
 
