@@ -179,8 +179,7 @@ def _check_oracle(world: World, state: State, verdict: Verdict) -> None:
     snapshot = ItemSnapshot(layout)
     feed = ItemFeed(snapshot)
     for records in world.records(world.topic("item-features")).values():
-        for record in records:
-            feed.take_features(record.key, record.value)
+        feed.take_features(records)
     time_us = int(events.event_time_us.max()) + 1
     chance = np.random.default_rng(world.seed)
     asked = {user: chance.integers(1, ITEMS + 1, _SAMPLE).astype(np.uint64) for user in sorted(state.rows)}
