@@ -157,6 +157,34 @@ def online(
     report("online", result, settings, as_json=json)
 
 
+@app.command()
+def stream(
+    events: Annotated[int, typer.Option(min=100_000, help="Events on the log.")] = 4_000_000,
+    users: Annotated[int, typer.Option(min=1_000, help="User ids, by Zipf's law.")] = 1_000_000,
+    items: Annotated[int, typer.Option(min=1_000, help="Item ids, by Zipf's law.")] = 100_000,
+    usecase: Annotated[str, typer.Option(help="Use case of the checkout; no stack needs to run.")] = "video",
+    json: Json = False,
+) -> None:
+    """One features process on a Kafka of its own, end to end, beside kafka-python and Quix Streams.
+
+    The first run installs Quix Streams into uv's cache.
+    """
+    from pathlib import Path
+
+    from millrace.events.v1 import events_pb2
+    from pipelines.bench.stream import run
+
+    from millrace_cli.broker import own_kafka
+
+    with measuring() as (settings, bars):
+        spec = environment.usecase(settings, usecase)
+        bars.stage("start Kafka")
+        with own_kafka(spec.name) as (bootstrap, home):
+            protos = Path(events_pb2.__file__).parents[3]
+            result = run(bootstrap, home, protos, spec, events=events, users=users, items=items, progress=bars)
+    report("stream", result, settings, as_json=json)
+
+
 def _figure(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
