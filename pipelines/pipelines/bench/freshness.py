@@ -26,9 +26,8 @@ _USERS: Final = 20_000
 _FIRST_USER: Final = 1 << 62  # made up, so that nobody's own history grows
 _CANDIDATES: Final = 10
 _CALL_S: Final = 1.0
-_AGAIN_S: Final = (
-    0.005  # between two calls for one event: an answer without a row comes at once, and must not be a load
-)
+_AGAIN_S: Final = 0.005  # between two calls for one event: an answer without a row comes at once
+
 _GIVE_UP_S: Final = 10.0
 _PUBLISHERS: Final = 8
 _ASKERS: Final = 32
