@@ -60,7 +60,8 @@ class Owned:
     def lease(self) -> None:
         """Take the partition from whoever has it. StoreUnavailable where the store must be asked and is away."""
         # Without checkpoints (a first start, or they are lost) the store may hold rows of any epoch: start above.
-        self.epoch = self.folder.lease(0 if self.folder.epochs() else newest_epoch(self.store))
+        above = 0 if self.folder.epochs() else newest_epoch(self.store)
+        self.epoch = self.folder.lease(max(above, self.folder.newest_elsewhere()))
 
     def restore(self, bounds: Mapping[Place, Bounds]) -> dict[Place, int]:
         """Load the newest whole checkpoint; where to read on. `bounds` were read after the lease.
