@@ -109,9 +109,10 @@ def run(
     return {
         "what": (
             f"one user of {users:,} and {candidates} of {items:,} items, {len(layout.feature_names)} features of "
-            f"{layout.usecase.name}: row read, values at t, assembly, each item viewed before. Rows of {result['row_bytes']:,.0f} bytes, copies "
-            f"of {_MODELS:,} folded ones. Feast {feast['feast']}, Redis store, same server: {feast_users:,} user and "
-            f"{feast_items:,} item rows of plain columns, its values stored, not computed"
+            f"{layout.usecase.name}: row read, values at t, assembly, each item viewed before. "
+            f"Rows of {result['row_bytes']:,.0f} bytes, copies of {_MODELS:,} folded ones. "
+            f"Feast {feast['feast']}, Redis store, same server: {feast_users:,} user and {feast_items:,} item rows "
+            "of plain columns, its values stored, not computed"
         ),
         "table": [
             {"who": "Millrace, LMDB", "p50 ms": found["lmdb_p50_ms"], "p99 ms": found["lmdb_p99_ms"], "rows": users},
