@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
+from definitions.errors import DefinitionsError
 from definitions.packed import read_header
 from servicekit.failpoints import fp
 from stores.online import OnlineStore
 
 from features.checkpoints import CheckpointFolder
-from features.errors import OffsetGone, StoreAhead
+from features.errors import CheckpointUnusable, OffsetGone, StoreAhead
 from features.log import Bounds, Found, Origin, Place
 from features.partition import INTERACTIONS, KINDS, PartitionState
 
@@ -70,7 +71,13 @@ class Owned:
             OffsetGone, CheckpointUnusable: the state cannot be brought up to date from this log.
         """
         if checkpoints := self.folder.newest(self.state.layout.layout_hash):
-            self.state.restore(checkpoints)
+            try:
+                self.state.restore(checkpoints)
+            except DefinitionsError as exc:
+                raise CheckpointUnusable(
+                    f"{self.folder.root}: another version of this program wrote the state ({exc}); make it anew from "
+                    "the log: millrace rebuild features"
+                ) from exc
             self.store_id = checkpoints[-1].store_id
             self.saved = dict(self.state.offsets)
         self.known = self.folder.known()

@@ -8,7 +8,7 @@ from definitions.packed import read_header, unpack_user_row
 from definitions.record_columns import RecordColumns
 from definitions.records import corrupt_batch
 from definitions.user_state import UserTable
-from features.errors import LeaseLost, OffsetGone, StoreAhead
+from features.errors import CheckpointUnusable, LeaseLost, OffsetGone, StoreAhead
 from features.log import Batch, Place
 
 if TYPE_CHECKING:
@@ -271,6 +271,18 @@ def test_removed_offsets_are_a_clear_error(world: World) -> None:
     world.log.first[PLACE] = 3
 
     with pytest.raises(OffsetGone, match="millrace rebuild"):
+        world.loop().recover()
+
+
+def test_a_state_of_another_version_is_an_error_with_a_remedy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade may change what a state looks like: the log still has everything."""
+    loop = world.loop()
+    loop.recover()
+    world.event(1, user=5)
+    world.settle(loop)
+    monkeypatch.setattr("definitions.user_state._MAGIC", b"MUT0")
+
+    with pytest.raises(CheckpointUnusable, match="millrace rebuild features"):
         world.loop().recover()
 
 
