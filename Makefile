@@ -79,6 +79,8 @@ manifests: setup ## Kubernetes, rendered and checked against its schemas, offlin
 	$(UV) run --frozen --all-packages --group manifests pytest -q tests/policy -m "real or not real"
 
 ray: $(UV) ## Backfill by user bucket on a local Ray, in an environment that has it
+	@# Ray would start each worker by this same `uv run`, and give up while the environment is made.
+	RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 \
 	$(UV) run --isolated --frozen --package millrace-pipelines --no-dev --group ray --group test \
 	  pytest -q pipelines/tests/test_on_ray.py -m real -W ignore -p no:unraisableexception
 
