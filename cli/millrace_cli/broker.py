@@ -17,8 +17,6 @@ def own_kafka(usecase: str) -> Iterator[tuple[str, Path]]:
     Raises:
         EnvironmentAtFault: there is no Java 17, no download, or the broker does not start.
     """
-    import os
-
     from local_stack import process
     from local_stack.components.kafka import kafka, new_cluster_id
     from local_stack.errors import StackError
@@ -27,8 +25,11 @@ def own_kafka(usecase: str) -> Iterator[tuple[str, Path]]:
     from local_stack.ports import Ports
     from local_stack.topics import create_topics, declared_topics
 
-    java = find_java(os.environ)
-    if java is None or (reason := lacking(java, os.environ)) is not None:
+    from millrace_cli.settings import environ
+
+    inherited = environ()
+    java = find_java(inherited)
+    if java is None or (reason := lacking(java, inherited)) is not None:
         raise EnvironmentAtFault(f"Kafka needs Java: {reason if java else 'none is installed'}")
     with tempfile.TemporaryDirectory(prefix="millrace-kafka-") as folder:
         home = Home(Path(folder), downloads=checkout_root() / ".millrace" / "dist")
@@ -38,7 +39,7 @@ def own_kafka(usecase: str) -> Iterator[tuple[str, Path]]:
         try:
             if component.download and not component.download.exists():
                 component.fetch()
-            run = process.start(component, home, os.environ)
+            run = process.start(component, home, inherited)
             try:
                 process.await_ready(run, component.start_s)
                 bootstrap = f"127.0.0.1:{ports.kafka}"

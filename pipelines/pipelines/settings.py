@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import Field
-from servicekit.settings import Derived, Endpoint, Folder, FolderOrUri, ProcessSettings, in_checkout, under_home
+from servicekit.settings import PREFIX, Derived, Endpoint, Folder, FolderOrUri, ProcessSettings, in_checkout, under_home
 
 TritonProfile = Literal["python", "onnxruntime_cpu", "onnxruntime_gpu"]
 """`python`: native Triton, whose wheel has no ONNX backend. The others: NVIDIA's image."""
@@ -63,3 +63,8 @@ FEAST_QUIET: Final = {
 def feast_environ() -> dict[str, str]:
     """The environment for a process with Feast: nothing is reported to anybody."""
     return {**os.environ, **FEAST_QUIET}
+
+
+def bare_environ() -> dict[str, str]:
+    """The environment without our settings, for a process that is given its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

@@ -9,8 +9,9 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
-from definitions.dedupe_table import Ids, Offsets, Seen, entries, judge, spread
+from definitions.dedupe_table import Offsets, entries, judge
 from definitions.errors import DefinitionsError
+from definitions.slots import Ids, copy_into, new_index
 
 _HEADER = struct.Struct("<qqQ")  # window, newest offset, entries
 _NONE = -1
@@ -32,7 +33,7 @@ class Deduper:
             raise ValueError(f"window is {window}; it must be 0 (count every record) or more offsets")
         self.window = window
         self._newest = _NONE
-        self._older, self._newer = _table(0), _table(0)
+        self._older, self._newer = new_index(0), new_index(0)
         self._in_newer = 0
         self._turn = 0  # first offset that begins the next newer table
 
@@ -87,7 +88,7 @@ class Deduper:
         """
         parts = [self._parts(each) for each in (saved, *later)]
         self._newest = parts[-1][0]
-        self._older, self._newer = _table(0), _table(sum(len(ids) for _, ids, _ in parts))
+        self._older, self._newer = new_index(0), new_index(sum(len(ids) for _, ids, _ in parts))
         self._in_newer, self._turn = 0, 0
         for _, ids, offsets in parts:
             keep = np.zeros(len(ids), np.bool_)
@@ -108,20 +109,15 @@ class Deduper:
 
     def _begin(self, offset: int) -> None:
         """A new newer table from this offset on."""
-        self._older, self._newer, self._in_newer = self._newer, _table(0), 0
+        self._older, self._newer, self._in_newer = self._newer, new_index(0), 0
         self._turn = offset + max(self.window, 1)
 
     def _reserve(self, events: int) -> None:
         """Room for as many new ids."""
         if 2 * (self._in_newer + events) > len(self._newer):
-            larger = _table(self._in_newer + events)
-            spread(self._newer, larger)
+            larger = new_index(self._in_newer + events)
+            copy_into(self._newer, larger)
             self._newer = larger
-
-
-def _table(ids: int) -> Seen:
-    """Empty, with room for so many."""
-    return np.zeros((max(64, 1 << (2 * ids - 1).bit_length()) if ids else 64, 2), np.int64)
 
 
 def first_occurrences(

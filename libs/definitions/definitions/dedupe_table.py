@@ -3,22 +3,12 @@
 import numpy as np
 import numpy.typing as npt
 
-from definitions.compiled import inlined, kernel
-from definitions.slots import mixed
+from definitions.compiled import kernel
+from definitions.slots import Ids, Index, row_of
 
-Ids = npt.NDArray[np.uint64]
 Offsets = npt.NDArray[np.int64]
-Seen = npt.NDArray[np.int64]
-"""(2^n, 2): an id's bits, and 1 + the offset of its newest record; 0 = empty. At most half full."""
-
-
-@inlined
-def _row(table: Seen, key: np.uint64) -> int:
-    mask = len(table) - 1
-    row = np.int64(mixed(key)) & mask
-    while table[row, 1] != 0 and table[row, 0] != np.int64(key):
-        row = (row + 1) & mask
-    return int(row)
+Seen = Index
+"""An id's place is 1 + the offset of its newest record."""
 
 
 @kernel
@@ -28,25 +18,15 @@ def judge(
     """Say of events `first` to `end` whether they count, and remember them in `newer`; how many ids were new to it."""
     added = 0
     for i in range(first, end):
-        row = _row(newer, ids[i])
+        row = row_of(newer, ids[i])
         before = newer[row, 1]
         if before == 0:
             added += 1
             newer[row, 0] = np.int64(ids[i])
-            before = older[_row(older, ids[i]), 1]
+            before = older[row_of(older, ids[i]), 1]
         newer[row, 1] = offsets[i] + 1
         keep[i] = before == 0 or offsets[i] + 1 - before > window
     return added
-
-
-@kernel
-def spread(table: Seen, larger: Seen) -> None:
-    """All entries of one table, into an empty other one."""
-    for row in range(len(table)):
-        if table[row, 1]:
-            target = _row(larger, np.uint64(table[row, 0]))
-            larger[target, 0] = table[row, 0]
-            larger[target, 1] = table[row, 1]
 
 
 @kernel
@@ -63,7 +43,7 @@ def entries(older: Seen, newer: Seen, floor: int) -> tuple[Ids, Offsets]:
             ids[count], offsets[count] = np.uint64(newer[row, 0]), newer[row, 1] - 1
             count += 1
     for row in range(len(older)):
-        if older[row, 1] > floor and newer[_row(newer, np.uint64(older[row, 0])), 1] == 0:
+        if older[row, 1] > floor and newer[row_of(newer, np.uint64(older[row, 0])), 1] == 0:
             ids[count], offsets[count] = np.uint64(older[row, 0]), older[row, 1] - 1
             count += 1
     return ids[:count], offsets[:count]

@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-import os
 import shutil
 import signal
 import socket
@@ -28,6 +27,7 @@ from servicekit.topics import topic
 from pipelines.bench import at_least
 from pipelines.errors import UnavailableError
 from pipelines.progress import SILENT, Progress
+from pipelines.settings import bare_environ
 
 EVENTS_PER_S: Final = 1_000_000.0
 RATIO_QUIX: Final = 20.0
@@ -259,7 +259,7 @@ class _Process:
 @contextmanager
 def _features(bootstrap: str, home: Path, usecase: UseCase) -> Iterator[_Process]:
     port, log = _free_port(), home / "features.log"
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")} | {
+    environ = bare_environ() | {
         "MILLRACE_HOME": str(home),
         "MILLRACE_KAFKA": bootstrap,
         "MILLRACE_USECASES": usecase.name,
@@ -325,7 +325,7 @@ def _by_quix(task: str, protos: Path, **arguments: Any) -> Mapping[str, Any]:
         try:
             done = subprocess.run(
                 [*command, "python", str(Path(__file__).with_name("stream_quix.py")), task, str(given), str(answered)],
-                env=os.environ | {"PYTHONPATH": str(protos)},
+                env=bare_environ() | {"PYTHONPATH": str(protos)},
                 capture_output=True,
                 text=True,
                 timeout=_GIVE_UP_S,
