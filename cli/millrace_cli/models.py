@@ -127,9 +127,9 @@ def evaluate_bundle(settings: Settings, spec: UseCase, version: int | None, bars
     from definitions.layout import layout_of
     from pipelines.agreement import offline_scores
     from pipelines.datasets import split_times
+    from pipelines.evaluation.metrics import evaluate as measure
     from pipelines.training.baselines import constant, streaming_item_mean
     from pipelines.training.examples import Log, build_examples
-    from pipelines.training.metrics import evaluate as measure
     from stores.offline import Lake
 
     bundle = load_bundle(bundle_folder(settings, spec, version))

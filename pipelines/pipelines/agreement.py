@@ -9,9 +9,9 @@ from definitions.events import EventColumns
 from definitions.layout import Layout
 
 from pipelines.errors import TrainingError
+from pipelines.evaluation.metrics import Metrics, evaluate
 from pipelines.replay import Served
 from pipelines.training.examples import Examples
-from pipelines.training.metrics import Metrics, evaluate
 
 DISAGREES = 1e-3
 """Scores further apart than this are counted as disagreement: item aggregates may lag by up to a second."""

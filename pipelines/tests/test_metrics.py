@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from pipelines.training.metrics import auc, gauc, log_loss, ndcg, rank_flips
+from pipelines.evaluation.metrics import auc, gauc, log_loss, ndcg, rank_flips
 from sklearn.metrics import log_loss as reference_log_loss
 from sklearn.metrics import roc_auc_score
 

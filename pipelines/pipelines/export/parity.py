@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.errors import ParityError
-from pipelines.training.metrics import rank_flips
+from pipelines.evaluation.metrics import rank_flips
 
 MAX_DIFFERENCE = 1e-5  # docs/adr/0010-one-onnx-graph.md; thresholds left as doubles were off by up to .301
 

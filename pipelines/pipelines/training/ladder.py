@@ -8,12 +8,12 @@ from bundle import IntInputs
 from definitions.layout import Layout
 
 from pipelines.datasets.split import Split
+from pipelines.evaluation.metrics import Metrics, evaluate
 from pipelines.progress import SILENT, Progress
 from pipelines.training import baselines
 from pipelines.training.encoding import Encoder, fit_encoder
 from pipelines.training.examples import Examples
 from pipelines.training.linear import LinearModel, fit_calibration, fit_linear
-from pipelines.training.metrics import Metrics, evaluate
 from pipelines.training.trees import TreeModel, fit_trees
 
 CONSTANT, ITEM_MEAN, LINEAR, TREES = "constant", "item_mean", "lr", "lightgbm"

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
-from pipelines.training.metrics import log_loss
+from pipelines.evaluation.metrics import log_loss
 
 Matrix = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]

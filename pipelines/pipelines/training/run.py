@@ -16,13 +16,13 @@ from threadpoolctl import threadpool_limits
 
 from pipelines.datasets.dataset import Dataset
 from pipelines.datasets.split import Split, split_times
+from pipelines.evaluation.metrics import Metrics
 from pipelines.export import card, graphs, parity
 from pipelines.progress import SILENT, Progress
 from pipelines.registry import Registered, register
 from pipelines.training import trees as tree_settings
 from pipelines.training.examples import Examples, Log, build_examples, examples_table
 from pipelines.training.ladder import LINEAR, TREES, Ladder, fit_ladder
-from pipelines.training.metrics import Metrics
 
 GOLDEN_ROWS = 256
 # Beside other work on 2 cores, LightGBM's second thread spins: 40 s of CPU for what one thread does in 2 (measured,

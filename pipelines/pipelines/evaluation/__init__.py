@@ -1,0 +1,1 @@
+"""How good models are: metrics, their intervals, cohorts, calibration, ablations and the report."""
