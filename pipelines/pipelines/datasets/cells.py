@@ -34,14 +34,17 @@ class Source:
         if column.const is not None:
             return pl.Series(field, [column.const]).extend_constant(column.const, self.table.height - 1)
         name = str(column.source)
+        return self.column(name, f"name the one that holds {field} under the use case's columns")
+
+    def column(self, name: str, remedy: str = "use a file of the documented format") -> pl.Series:
+        """A column by its name in the file.
+
+        Raises:
+            DataFileError: the file has no such column; `remedy` follows what it has.
+        """
         if name not in self.table.columns:
-            raise DataFileError(
-                self.name,
-                "is missing",
-                f"The file has {', '.join(map(repr, self.table.columns))}; name the one that holds {field} under the "
-                "use case's columns",
-                column=name,
-            )
+            has = ", ".join(map(repr, self.table.columns))
+            raise DataFileError(self.name, "is missing", f"The file has {has}; {remedy}", column=name)
         return self.table[name]
 
     def refuse(self, cells: pl.Series, bad: pl.Series, problem: str, remedy: str) -> None:
