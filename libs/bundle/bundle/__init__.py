@@ -1,4 +1,4 @@
-"""The model bundle: manifest, hashes, ONNX admission, golden rows, and a scorer for its graphs."""
+"""The model bundle: manifest, hashes, signature, ONNX admission, golden rows, and a scorer for its graphs."""
 
 from bundle.errors import (
     AdmissionError,
@@ -7,13 +7,16 @@ from bundle.errors import (
     IntegrityError,
     ManifestError,
     ScoringError,
+    SignatureError,
 )
 from bundle.folder import Bundle, Golden, check_golden, load_bundle, write_bundle
 from bundle.inputs import IntInputs
-from bundle.manifest import Manifest, TensorSpec, TrainingWindow, read_manifest
+from bundle.manifest import Manifest, SplitTimes, TensorSpec, TrainingWindow, read_manifest
 from bundle.scorer import OnnxScorer
+from bundle.signature import SIGNATURE, Trust
 
 __all__ = [
+    "SIGNATURE",
     "AdmissionError",
     "Bundle",
     "BundleError",
@@ -25,8 +28,11 @@ __all__ = [
     "ManifestError",
     "OnnxScorer",
     "ScoringError",
+    "SignatureError",
+    "SplitTimes",
     "TensorSpec",
     "TrainingWindow",
+    "Trust",
     "check_golden",
     "load_bundle",
     "read_manifest",

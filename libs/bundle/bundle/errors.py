@@ -13,6 +13,10 @@ class IntegrityError(BundleError):
     """A file is missing, changed or extra: the folder is not what was written."""
 
 
+class SignatureError(BundleError):
+    """Not signed, signed by a key that is not trusted, or other files than these were signed."""
+
+
 class AdmissionError(BundleError):
     """An ONNX graph that we do not serve: foreign operators, external data, too large, wrong inputs or outputs."""
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from bundle.admission import check_graph
 from bundle.errors import AdmissionError, GoldenError, IntegrityError
 from bundle.manifest import MANIFEST, Manifest, read_manifest, to_json
 from bundle.scorer import OnnxScorer
+from bundle.signature import SIGNATURE, Trust
 
 MODEL = "model.onnx"
 FALLBACK = "fallback.onnx"
@@ -70,10 +71,18 @@ class Bundle:
         return OnnxScorer(self.fallback_path, threads)
 
 
-def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, Path]) -> str:
+def write_bundle(
+    folder: Path, manifest: Manifest, files: Mapping[str, Path], *, sign: Callable[[Path], None] | None = None
+) -> str:
     """Copy `files` (name in the bundle -> source) and the manifest to `folder`, all or nothing.
 
-    A reader sees no folder or the whole one: it is filled aside, synced and renamed. Returns the digest.
+    A reader sees no folder or the whole one: it is filled aside, signed, synced and renamed. Returns the digest.
+
+    Args:
+        folder: to be.
+        manifest: `files` of it are filled in here.
+        files: what the bundle holds beside the manifest.
+        sign: puts the file `signature` into the folder that it is given; None leaves the bundle unsigned.
 
     Raises:
         IntegrityError: the folder exists, or a required file is not given.
@@ -97,20 +106,24 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, Path]) ->
     raw = to_json(manifest.model_copy(update={"files": hashes}))
     (aside / MANIFEST).write_bytes(raw)
     _sync(aside / MANIFEST)
+    if sign is not None:
+        sign(aside)
+        _sync(aside / SIGNATURE)
     load_bundle(aside)
     aside.rename(folder)
     _sync(folder.parent)
     return hashlib.sha256(raw).hexdigest()
 
 
-def load_bundle(folder: Path, *, digest: str | None = None) -> Bundle:
+def load_bundle(folder: Path, *, digest: str | None = None, trust: Trust | None = None) -> Bundle:
     """Read a bundle and refuse it unless everything about it holds.
 
-    Checks, in this order: manifest; its digest, where the caller knows it (a decision's pin); every file's sha256 and
-    no file too many; admission of both graphs; golden rows of both.
+    Checks, in this order: manifest; its digest, where the caller knows it (a decision's pin); the signature, by what
+    `trust` says (None does not look at it); every file's sha256 and no file too many; admission of both graphs; golden
+    rows of both.
 
     Raises:
-        ManifestError, IntegrityError, AdmissionError, GoldenError: all `BundleError`s.
+        ManifestError, SignatureError, IntegrityError, AdmissionError, GoldenError: all `BundleError`s.
     """
     manifest, raw = read_manifest(folder)
     found = hashlib.sha256(raw).hexdigest()
@@ -118,6 +131,8 @@ def load_bundle(folder: Path, *, digest: str | None = None) -> Bundle:
         raise IntegrityError(
             f"{folder / MANIFEST}: sha256 {found} is not the pinned {digest}; deploy the version again"
         )
+    if trust is not None:
+        trust.check(folder, {**manifest.files, MANIFEST: found})
     _check_files(folder, manifest)
     golden = _read_golden(folder / GOLDEN)
     for name, expected in ((MODEL, golden.scores), (FALLBACK, golden.fallback_scores)):
@@ -153,7 +168,8 @@ def _widths(manifest: Manifest, name: str) -> set[tuple[int, int]]:
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
-    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()} - {MANIFEST}
+    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    present -= {MANIFEST, SIGNATURE}  # the digest and the keys speak for these
     listed = set(manifest.files)
     if missing := sorted((listed | set(REQUIRED)) - present):
         raise IntegrityError(f"{folder}: {', '.join(missing)} missing; copy the whole bundle")

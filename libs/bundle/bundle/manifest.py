@@ -29,6 +29,13 @@ class TrainingWindow(_Frozen):
     to_us: int
 
 
+class SplitTimes(_Frozen):
+    """The time split: fit rows lie before `valid_from_us`, test rows at or after `test_from_us`."""
+
+    valid_from_us: int
+    test_from_us: int
+
+
 class Manifest(_Frozen):
     """One model version: what it reads, what it was made of, how good it was, and the hash of every file."""
 
@@ -49,6 +56,10 @@ class Manifest(_Frozen):
     seeds: tuple[int, ...]
     dataset: str
     data_hash: str = Field(description="sha256 of the training rows, in hex")
+    model: str | None = Field(default=None, description="what `model.onnx` is, by its name on the ladder")
+    split: SplitTimes | None = Field(default=None, description="which rows the metrics are of")
+    trials: int | None = Field(default=None, ge=1, description="settings that were tried before these were kept")
+    leaks: dict[str, bool] | None = Field(default=None, description="structural leak check -> held, at training")
     metrics: dict[str, dict[str, float | None]] = Field(description="model -> metric -> value on the test rows")
     parity: dict[str, float] = Field(description="e.g. onnx.max_abs, onnx.flips, rows")
     created_us: int
