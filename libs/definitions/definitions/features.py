@@ -14,11 +14,13 @@ DurationUs = Annotated[int, BeforeValidator(duration_us)]
 Window = Annotated[str, BeforeValidator(check_window)]
 
 
-class _Spec(BaseModel):
+class Spec(BaseModel):
+    """A part of a use-case file: frozen, and a key that it does not know is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
-class Condition(_Spec):
+class Condition(Spec):
     """Which events of an action count: all, or those whose value reaches a bound."""
 
     if_value_at_least: float | None = None
@@ -43,14 +45,14 @@ def _action_set(value: object) -> object:
 ActionSet = Annotated[Mapping[str, Condition], BeforeValidator(_action_set)]
 
 
-class Prior(_Spec):
+class Prior(Spec):
     """(num + weight * mean) / (den + weight); weight 0 and no events give 0."""
 
     mean: float = 0.0
     weight: float = Field(default=0.0, ge=0)
 
 
-class _Feature(_Spec):
+class _Feature(Spec):
     name: FeatureName
     group: Literal["base", "relative", "history"] = "base"
 
@@ -216,21 +218,33 @@ class HistoryScore(_Feature):
     scores: tuple[Literal["residual_knn", "ridge", "ease", "ease_residual"], ...] = ("residual_knn",)
 
 
+Encode = Literal["one_hot", "hashing", "embedding", "native"]
+Missing = Literal["own_code", "indicator", "native_nan", "train_median"]
+
+
 class Attribute(_Feature):
-    """An attribute: a number as a float column, categories as int64 columns."""
+    """An attribute: a number as a float column, categories as int64 columns.
+
+    `encode` (of categories) and `missing` say how models read the column, None: each in its own way. They change no
+    byte of it, so they stay out of the layout hash. A cell is missing where it is `default`, or code 0.
+    """
 
     of: Literal["user", "item"]
     kind: Literal["attribute"]
     source: str = Field(alias="from")
     default: float = 0.0
+    encode: Encode | None = Field(default=None, exclude=True)
+    missing: Missing | None = Field(default=None, exclude=True)
 
 
 class ContextCode(_Feature):
-    """A code of the request as an int64 column."""
+    """A code of the request as an int64 column. `encode`, `missing`: as of an attribute."""
 
     of: Literal["request"]
     kind: Literal["context"]
     source: Literal["device", "surface", "country"] = Field(alias="from")
+    encode: Encode | None = Field(default=None, exclude=True)
+    missing: Missing | None = Field(default=None, exclude=True)
 
 
 Feature = Annotated[

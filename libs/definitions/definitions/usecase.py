@@ -1,42 +1,48 @@
 """One use case as data: what people do, what we know of users and items, which features and models follow."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from definitions.durations import duration_us
 from definitions.errors import UseCaseError
 from definitions.events import COLUMN_TYPES, micros
 from definitions.features import (
     ITEM_ID,
-    ActionSet,
     Affinity,
     AffinityRate,
     AffinityShare,
     Attribute,
     CandidateSeen,
     Condition,
+    ContextCode,
+    Encode,
     Feature,
     HistoryScore,
     LastK,
     Mean,
+    Missing,
     RecentResidual,
+    Spec,
     action_sets,
 )
-
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-DurationUs = Annotated[int, BeforeValidator(duration_us)]
-
-
-class Spec(BaseModel):
-    """A part of the file: frozen, and a key that it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=False)
+from definitions.learning import (
+    HeadField,
+    Models,
+    ModelsField,
+    Name,
+    Negatives,
+    Objective,
+    ObjectiveField,
+    Target,
+    Task,
+    check_objective,
+)
 
 
 class Column(Spec):
@@ -121,19 +127,6 @@ class Candidates(Spec):
     limit: int = Field(default=500, ge=1, le=2000)
 
 
-class Models(Spec):
-    """Models to train, simplest first, and the one of the `LOCAL_MODEL` rung."""
-
-    ladder: tuple[Name, ...] = ("lr", "lightgbm")
-    fallback: Name = "lr"
-
-    @model_validator(mode="after")
-    def _fallback_on_ladder(self) -> Self:
-        if self.fallback not in self.ladder:
-            raise ValueError(f"fallback {self.fallback!r} is not on the ladder; add it there")
-        return self
-
-
 class MaxShare(Spec):
     """At most `share` of a list has the same value of the item attribute `by`."""
 
@@ -147,44 +140,20 @@ class Rerank(Spec):
     max_share: MaxShare
 
 
-class Task(Spec):
-    """The machine-learning task, and the metrics that decide."""
-
-    type: Literal["classification", "regression", "ranking"] = "classification"
-    primary: Name = "gauc"
-    guards: tuple[Name, ...] = ("auc", "logloss", "calibration")
-
-
-class Target(Spec):
-    """Which events are examples and which of them are positive; empty: from the actions' labels."""
-
-    examples: tuple[Name, ...] = ()
-    positive: ActionSet = {}
-    window_us: DurationUs = Field(
-        default=1_800_000_000, alias="window", description="Attribution: how long a label may take."
-    )
-
-
-class Negatives(Spec):
-    """Where negative examples come from; `keep` is undone by q / (q + (1 - q) / keep)."""
-
-    source: Literal["events", "impressions", "in_batch", "uniform", "popularity"] = "events"
-    keep: float = Field(default=1.0, gt=0, le=1)
-
-
-class Encoding(Spec):
-    """How a column enters a model."""
+@dataclass(frozen=True)
+class Encoding:
+    """How models read one attribute or context column; None: each model in its own way."""
 
     kind: Literal["category", "number"]
-    encode: Literal["embedding", "one_hot", "hashing", "native", "none"] = "none"
-    missing: Literal["own_code", "indicator", "native_nan", "train_median"] = "own_code"
+    encode: Encode | None
+    missing: Missing | None
 
 
 class UseCase(Spec):
     """One file of `usecases/`: everything else is derived from it."""
 
     name: Name = Field(alias="usecase")
-    columns: Columns = {}
+    columns: Columns = Field(default={}, description="Field of an event -> where it comes from.")
     item_columns: Columns = Field(
         default={}, description="`item_id` and attributes; absent: columns of the same names."
     )
@@ -201,11 +170,10 @@ class UseCase(Spec):
     candidates: Candidates = Candidates()
     task: Task = Task()
     label: Target = Target()
-    objective: Literal["cross_entropy", "pairwise", "lambdarank", "in_batch_softmax", "mse", "mae"] = "cross_entropy"
-    heads: Mapping[Name, float] = {}
+    objective: ObjectiveField = Objective()
+    heads: Mapping[Name, HeadField] = {}
     negatives: Negatives = Negatives()
-    encodings: Mapping[Name, Encoding] = {}
-    models: Models = Models()
+    models: ModelsField = Models()
     rerank: tuple[Rerank, ...] = ()
     slo: Mapping[Name, float] = {}
 
@@ -240,10 +208,31 @@ class UseCase(Spec):
 
     def is_positive(self, action: npt.NDArray[np.uint32], value: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         """Which events are positive, (n,) bool."""
-        positive = np.zeros(len(action), bool)
-        for name, condition in self.positive_actions().items():
-            positive |= (action == self.action_code(name)) & _reaches(value, condition)
-        return positive
+        return self.matches(self.positive_actions(), action, value)
+
+    def matches(
+        self, actions: Mapping[str, Condition], action: npt.NDArray[np.uint32], value: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.bool_]:
+        """Which events are of one of `actions` with its condition on the value, (n,) bool."""
+        found = np.zeros(len(action), bool)
+        for name, condition in actions.items():
+            found |= (action == self.action_code(name)) & _reaches(value, condition)
+        return found
+
+    def head_actions(self, name: str) -> Mapping[str, Condition]:
+        """Which events a head is about: its `positive`, all of its `value`'s action, or the action of its name."""
+        head = self.heads[name]
+        return head.positive or {head.value or name: Condition()}
+
+    @property
+    def encodings(self) -> Mapping[str, Encoding]:
+        """How models read each attribute and context column, by feature name."""
+        found = {}
+        for feature in self.features:
+            if isinstance(feature, Attribute | ContextCode):
+                number = isinstance(feature, Attribute) and self._kind(feature.of, feature.source) == "number"
+                found[feature.name] = Encoding("number" if number else "category", feature.encode, feature.missing)
+        return found
 
     def positive_actions(self) -> Mapping[str, Condition]:
         """`label.positive`, or what the actions' labels say where that is empty."""
@@ -261,8 +250,14 @@ class UseCase(Spec):
             ("label.examples", name) for name in self.label.examples
         ]:
             self._known_action(where, name)
-        for name in self.label.positive:
-            self._known_action("label.positive", name)
+        for where, named in [("label.positive", self.label.positive)] + [
+            (f"heads.{head}", self.head_actions(head)) for head in self.heads
+        ]:
+            for name in named:
+                self._known_action(where, name)
+        if self.label.value is not None:
+            self._known_action("label.value", self.label.value)
+        check_objective(self.task, self.objective, self.label)
         for feature in self.features:
             for field, names in action_sets(feature):
                 for name in names:
@@ -294,6 +289,8 @@ class UseCase(Spec):
                     f"feature {feature.name}: `from: {feature.source}` is no number or category attribute of "
                     f"{feature.of}s; declare it under attributes.{feature.of}"
                 )
+        if isinstance(feature, Attribute | ContextCode):
+            _check_encoding(feature.name, self.encodings[feature.name])
         wanted: dict[str, type[LastK | Affinity | Mean]] = {}
         if isinstance(feature, AffinityShare | AffinityRate):
             wanted = {feature.table: Affinity}
@@ -327,6 +324,15 @@ class UseCase(Spec):
         action = self.columns.get("action")
         if action is not None and action.const is not None:
             self._known_action("columns.action.const", str(action.const))
+
+
+def _check_encoding(name: str, encoding: Encoding) -> None:
+    number = encoding.kind == "number"
+    if number and encoding.encode is not None:
+        raise ValueError(f"feature {name}: encode: a number is not encoded; remove it")
+    if encoding.missing is not None and (encoding.missing == "own_code") == number:
+        use = "indicator, native_nan or train_median" if number else "own_code"
+        raise ValueError(f"feature {name}: missing: {encoding.missing} is not for a {encoding.kind}; use {use}")
 
 
 def _reaches(value: npt.NDArray[np.float32], condition: Condition) -> npt.NDArray[np.bool_]:

@@ -7,7 +7,9 @@ import pytest
 import yaml
 from definitions.durations import DAY_US, HOUR_US, MINUTE_US, duration_us, hop_us
 from definitions.errors import UseCaseError
-from definitions.usecase import UseCase, find_usecase, load_usecase
+from definitions.features import Condition
+from definitions.layout import layout_of
+from definitions.usecase import Encoding, UseCase, find_usecase, load_usecase
 
 USECASES = Path(__file__).parents[3] / "usecases"
 SMALL = """
@@ -45,6 +47,26 @@ def test_the_shipped_use_case_loads_by_name_and_by_path() -> None:
         ("category: item.genre", "columns: {value: {unit: s}}", "columns.value", "give either"),
         ("category: item.genre", "seen: {actions: [look]}", "seen.actions", "use one of view, rate"),
         ("category: item.genre", "models: {ladder: [lr], fallback: ease}", "models", "add it there"),
+        ("category: item.genre", "models: {ladder: [lr, lr]}", "models", "there twice"),
+        ("category: item.genre", "models: [resnet, lr]", "models.ladder.0", "'lightgbm'"),
+        ("category: item.genre", "task: {type: regression, primary: rmse}", "task", "use mae, rmse"),
+        ("category: item.genre", "task: {primary: rmse}", "task", "use gauc"),
+        ("category: item.genre", "objective: mse", "objective", "use cross_entropy"),
+        ("category: item.genre", "objective: {lambdarank: {logq: true}}", "objective", "logq is an option of"),
+        ("category: item.genre", "objective: hinge", "objective.name", "'cross_entropy'"),
+        (
+            "category: item.genre",
+            "task: {type: regression, primary: rmse, guards: [mae]}\nobjective: mse",
+            "label.value",
+            "value: rate",
+        ),
+        ("category: item.genre", "label: {value: look}", "label.value", "use one of view, rate"),
+        ("category: item.genre", "label: {window: soon}", "label.window", "such as 24h"),
+        ("category: item.genre", "heads: {look: 1}", "heads.look", "use one of view, rate"),
+        ("category: item.genre", "heads: {x: {positive: rate, value: rate}}", "heads.x", "give either"),
+        ("category: item.genre", "negatives: {source: uniform, keep: 0.1}", "negatives", "keep is an option of"),
+        ("category: item.genre", "negatives: {per_positive: 3}", "negatives", "per_positive is an option of"),
+        ("category: item.genre", "negatives: {keep: 0}", "negatives.keep", "greater than 0"),
         ("{name: rate,", "{name: view,", "actions", "rename one"),
         ("usecase: small", "usecase: 7", "usecase", "valid string"),
         ("usecase: small", "[", "no valid YAML", ""),
@@ -92,6 +114,72 @@ def test_a_feature_that_points_at_nothing_is_refused(feature: dict[str, str]) ->
 
     with pytest.raises(ValueError, match=r"there is no|declare it|rename one"):
         UseCase.model_validate(content)
+
+
+ENCODED = """
+  - {name: i_genre, of: item, kind: attribute, from: genre}
+  - {name: i_year, of: item, kind: attribute, from: year, default: -1}
+  - {name: c_device, of: request, kind: context, from: device}
+"""
+
+
+def encoded(i_genre: str = "", i_year: str = "", c_device: str = "") -> UseCase:
+    text = SMALL.replace("title: text", "title: text, year: number") + ENCODED
+    for source, extra in (("genre}", i_genre), ("-1}", i_year), ("device}", c_device)):
+        text = text.replace(source, source.replace("}", f"{extra}}}"))
+    return UseCase.model_validate(yaml.safe_load(text))
+
+
+def test_encodings_are_options_that_change_no_byte() -> None:
+    """How a model reads a column is not what the column holds: rows stay valid, so the layout hash stays."""
+    plain = encoded()
+    chosen = encoded(", encode: hashing, missing: own_code", ", missing: indicator", ", encode: embedding")
+
+    assert Encoding("category", None, None) == plain.encodings["i_genre"]
+    assert Encoding("category", "hashing", "own_code") == chosen.encodings["i_genre"]
+    assert Encoding("number", None, "indicator") == chosen.encodings["i_year"]
+    assert Encoding("category", "embedding", None) == chosen.encodings["c_device"]
+    assert layout_of(plain).layout_hash == layout_of(chosen).layout_hash
+
+
+@pytest.mark.parametrize(
+    ("column", "extra", "remedy"),
+    [
+        ("i_year", ", encode: one_hot", "remove it"),
+        ("i_year", ", missing: own_code", "use indicator"),
+        ("i_genre", ", missing: train_median", "use own_code"),
+        ("c_device", ", encode: native, missing: native_nan", "use own_code"),
+    ],
+)
+def test_an_encoding_must_fit_its_column(column: str, extra: str, remedy: str) -> None:
+    """Numbers have no codes and codes no median."""
+    with pytest.raises(ValueError, match=f"feature {column}: (encode|missing).*{remedy}"):
+        encoded(**{column: extra})
+
+
+def test_learning_keys_have_a_short_form() -> None:
+    """What is said most often is said shortest, and means the same."""
+    content = yaml.safe_load(SMALL)
+    short = UseCase.model_validate(
+        content
+        | {
+            "objective": "in_batch_softmax",
+            "heads": {"rate": 5, "liked": {"weight": 1, "positive": {"rate": {"if_value_at_least": 4}}}},
+            "models": ["popularity", "lr"],
+        }
+    )
+    long = UseCase.model_validate(
+        content
+        | {
+            "objective": {"in_batch_softmax": {"logq": True}},
+            "heads": {"rate": {"weight": 5}, "liked": {"positive": {"rate": {"if_value_at_least": 4}}}},
+            "models": {"ladder": ["popularity", "lr"], "fallback": "lr"},
+        }
+    )
+
+    assert short == long
+    assert {"rate": Condition()} == short.head_actions("rate")
+    assert {"rate": Condition(if_value_at_least=4)} == short.head_actions("liked")
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
