@@ -17,6 +17,15 @@ class Settings(ProcessSettings):
     lake: FolderOrUri = Field(default_factory=under_home("lake"), description="Folder or URI of the offline tables.")
     models: Folder = Field(default_factory=under_home("models"), description="Triton's model repository.")
     bundles: Folder = Field(default_factory=under_home("bundles"), description="Folder of the model bundles.")
+    signing_key: Folder = Field(
+        default_factory=under_home("keys/signing.pem"),
+        description="Private key (P-256, PEM) that training signs bundles with; made where it is absent, except in "
+        "production.",
+    )
+    trusted_keys: Folder = Field(
+        default_factory=under_home("keys/trusted"),
+        description="Folder of the public keys (`*.pem`) that bundles may be signed by; production refuses all others.",
+    )
     mlflow: Folder = Field(
         default_factory=under_home("mlflow"), description="Folder of MLflow's database and artifacts."
     )

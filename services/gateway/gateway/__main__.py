@@ -11,6 +11,7 @@ from typing import Final
 
 import grpc.aio
 import uvloop
+from bundle import SignatureError, Trust
 from definitions.errors import DefinitionsError
 from definitions.layout import Layout, layout_of
 from definitions.usecase import find_usecase
@@ -53,9 +54,18 @@ def main() -> int:
     except (DefinitionsError, ImpressionTooLarge) as exc:
         sys.stderr.write(f"MILLRACE_USECASES: {exc}\n")
         return EXIT_BAD_INPUT
+    try:
+        _trust(settings)  # asked again at each pin; a missing key is found at start
+    except SignatureError as exc:
+        sys.stderr.write(f"MILLRACE_TRUSTED_KEYS: {exc}\n")
+        return EXIT_BAD_INPUT
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with start("gateway", settings) as kit:
         return uvloop.run(_run(kit, settings, layouts))
+
+
+def _trust(settings: Settings) -> Trust:
+    return Trust.read(settings.trusted_keys, required=settings.env == "production")
 
 
 async def _run(kit: Kit, settings: Settings, layouts: list[Layout]) -> int:
@@ -83,7 +93,10 @@ class Gateway:
             self._watch("triton_in_flight", "Calls to Triton under way, orphans included.", lambda: triton.in_flight)
         self._watch("loop_lag_seconds", "Worst delay of the event loop in the last second.", self._lag.worst_s)
         loaders = {
-            layout.usecase.name: BundleLoader(settings.bundles, layout, make_scorer, self._worker) for layout in layouts
+            layout.usecase.name: BundleLoader(
+                settings.bundles, layout, make_scorer, self._worker, lambda: _trust(settings)
+            )
+            for layout in layouts
         }
         decisions = Decisions(loaders, lambda *labels: self._metrics.bundles.labels(*labels).inc())
         self._decisions = DecisionsReader(decisions, settings.kafka, self._fail)

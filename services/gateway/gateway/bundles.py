@@ -1,9 +1,10 @@
-"""From a pin to a model that can serve: the bundle's files verified, its columns checked against our layout."""
+"""From a pin to a model that can serve: signature and files verified, its columns checked against our layout."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from bundle import Bundle, BundleError, IntInputs, load_bundle
+from bundle import Bundle, BundleError, IntInputs, Trust, load_bundle
 from definitions.layout import Layout
 from millrace.decisions.v1 import decisions_pb2 as pb
 
@@ -24,8 +25,17 @@ class MakeScorer(Protocol):
 class BundleLoader:
     """Loads the pins of one use case from `<folder>/<name>/<version>/`."""
 
-    def __init__(self, folder: Path, layout: Layout, make_scorer: MakeScorer, worker: Worker) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        layout: Layout,
+        make_scorer: MakeScorer,
+        worker: Worker,
+        trust: Callable[[], Trust | None] = lambda: None,
+    ) -> None:
+        """`trust` is asked at each pin, so that a key is replaced without a restart; None looks at no signature."""
         self._folder = folder
+        self._trust = trust
         self._layout = layout
         self._make_scorer = make_scorer
         self._worker = worker
@@ -37,7 +47,8 @@ class BundleLoader:
             BundleRefused: the files do not verify, or are not for this use case and layout; the message says which.
         """
         try:
-            bundle = load_bundle(self._folder / pin.name / str(pin.version), digest=pin.digest or None)
+            folder = self._folder / pin.name / str(pin.version)
+            bundle = load_bundle(folder, digest=pin.digest or None, trust=self._trust())
             self._check(pin, bundle)
             manifest = bundle.manifest
             return ActiveModel(

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from bundle import Golden, Manifest, OnnxScorer, TrainingWindow, write_bundle
+from bundle import Golden, Manifest, OnnxScorer, TrainingWindow, Trust, write_bundle
+from cryptography.hazmat.primitives.asymmetric import ec
 from definitions.layout import Layout
 from gateway.bundles import BundleLoader, InProcess, InTriton
 from gateway.errors import BundleRefused
@@ -78,6 +79,20 @@ def worker() -> Iterator[Worker]:
 @pytest.fixture
 def load(tmp_path: Path, layout: Layout, worker: Worker) -> BundleLoader:
     return BundleLoader(tmp_path / "bundles", layout, InProcess(worker), worker)
+
+
+def test_where_keys_are_required_an_unsigned_bundle_is_refused(
+    write: Write, tmp_path: Path, layout: Layout, worker: Worker
+) -> None:
+    """Production serves only what somebody signed; keys are read at each pin."""
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    pin = write()
+
+    def trust() -> Trust:
+        return Trust((key,), required=True)
+
+    with pytest.raises(BundleRefused, match="is not signed"):
+        BundleLoader(tmp_path / "bundles", layout, InProcess(worker), worker, trust)(pin)
 
 
 def test_a_good_bundle_gives_both_rungs(write: Write, load: BundleLoader, layout: Layout) -> None:
