@@ -154,7 +154,7 @@ def _rebuild(settings: Settings, layout: Layout, log_id: str, bars: Bars) -> Reb
         store.clear()
     finally:
         store.close()
-    removed = _remove_partials(settings, name, items)
+    removed = _remove_partials(settings, name, layout.revision, items)
     return Rebuilt(
         name, len(partitions), events, len(users), len({item for item, _ in items}), removed,
         round(time.monotonic() - begun, 2),
@@ -183,13 +183,13 @@ def _archived(lake: Lake, log_id: str, usecase: str, partition: int) -> Archived
     )
 
 
-def _remove_partials(settings: Settings, usecase: str, known: set[tuple[int, int]]) -> int:
+def _remove_partials(settings: Settings, usecase: str, revision: int, known: set[tuple[int, int]]) -> int:
     """Tombstones for the item partials that the facts do not know; how many. The others are written over."""
     from definitions.item_feed import parse_item_features_key
     from servicekit import kafka
-    from servicekit.topics import topic
+    from servicekit.topics import item_features_topic
 
-    name = topic(usecase, "item-features")
+    name = item_features_topic(usecase, revision)
     strays: dict[bytes, int] = {}
 
     def take(partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:

@@ -57,7 +57,7 @@ class FollowedItems:
         usecase = layout.usecase.name
         self._readers = [
             kafka.BatchReader(bootstrap, topics.topic(usecase, "items"), items),
-            kafka.BatchReader(bootstrap, topics.topic(usecase, "item-features"), features),
+            kafka.BatchReader(bootstrap, topics.item_features_topic(usecase, layout.revision), features),
         ]
         for reader in self._readers:
             reader.start()

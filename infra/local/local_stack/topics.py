@@ -1,8 +1,8 @@
 """Reads `infra/kafka/topics.yaml` and creates what is missing."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,18 @@ def declared_topics(path: Path, usecases: Sequence[str]) -> list[Topic]:
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise DeclarationError(f"{path}: topic {template}: {exc!r}") from exc
     return topics
+
+
+def alike(declared: Sequence[Topic], names: Mapping[str, str]) -> list[Topic]:
+    """Further topics with the settings of declared ones: `names` maps each to the one that it is like.
+
+    Raises:
+        DeclarationError: the other is not declared.
+    """
+    known = {topic.name: topic for topic in declared}
+    if missing := sorted(set(names.values()) - known.keys()):
+        raise DeclarationError(f"{missing[0]}: not declared; topics like it cannot be made")
+    return [replace(known[like], name=name) for name, like in names.items()]
 
 
 def log_id_of(bootstrap: str) -> str:

@@ -7,7 +7,7 @@ from local_stack.cql import statements
 from local_stack.errors import DeclarationError
 from local_stack.home import checkout_root
 from local_stack.service import ServiceSpec, service, without_settings
-from local_stack.topics import declared_topics
+from local_stack.topics import alike, declared_topics
 
 TOPICS = checkout_root() / "infra" / "kafka" / "topics.yaml"
 
@@ -38,6 +38,16 @@ def test_the_policies_are_those_of_the_contract() -> None:
     }
     assert topics["dead-letters"].settings["max.message.bytes"] == str(2 * 2**20)
     assert topics["m.users"].partitions == topics["m.interactions"].partitions
+
+
+def test_a_topic_can_be_like_a_declared_one() -> None:
+    """A further revision's item features differ by name alone."""
+    declared = declared_topics(TOPICS, ["m"])
+    (found,) = alike(declared, {"m.item-features.2": "m.item-features"})
+    (like,) = (topic for topic in declared if topic.name == "m.item-features")
+    assert ("m.item-features.2", like.partitions, like.settings) == (found.name, found.partitions, found.settings)
+    with pytest.raises(DeclarationError, match=r"m\.none"):
+        alike(declared, {"a": "m.none"})
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,18 @@ def topic(usecase: str, kind: Kind) -> str:
     return f"{usecase}.{kind}"
 
 
+def item_features_topic(usecase: str, revision: int) -> str:
+    """Name of the topic of item partials under a revision: `movies.item-features`, from the second on with its number.
+
+    Revisions write side by side, and none reads what another has written. ValueError as `topic`, or for a revision
+    below 1.
+    """
+    if revision < 1:
+        raise ValueError(f"revision: {revision}; revisions count from 1")
+    first = topic(usecase, "item-features")
+    return first if revision == 1 else f"{first}.{revision}"
+
+
 def id_key(record_id: int) -> bytes:
     """Key of a record that belongs to one id: 8 bytes, big-endian. ValueError outside 0 to 2**64 - 1."""
     try:

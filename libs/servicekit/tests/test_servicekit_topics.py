@@ -37,3 +37,12 @@ def test_a_name_that_is_no_topic_is_refused(usecase: str, kind: str) -> None:
     """A wrong name would otherwise wait for a topic that never comes."""
     with pytest.raises(ValueError, match="use "):
         topics.topic(usecase, kind)  # type: ignore[arg-type]  # the point of the test
+
+
+def test_each_revision_has_its_own_item_features() -> None:
+    """Two revisions are served side by side; the first keeps the plain name."""
+    assert ["movies.item-features", "movies.item-features.2"] == [
+        topics.item_features_topic("movies", revision) for revision in (1, 2)
+    ]
+    with pytest.raises(ValueError, match="count from 1"):
+        topics.item_features_topic("movies", 0)

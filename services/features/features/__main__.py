@@ -10,7 +10,7 @@ from servicekit import kit as servicekit
 from servicekit.errors import LogError
 from servicekit.kafka import log_id, partitions_of
 from servicekit.settings import EXIT_BAD_INPUT, load_settings
-from servicekit.topics import topic
+from servicekit.topics import item_features_topic
 from stores.errors import StoreError
 from stores.online import OnlineStore, open_online
 
@@ -67,9 +67,12 @@ def serve(kit: servicekit.Kit, settings: Settings, layouts: Sequence[Layout]) ->
     items = KafkaItems(
         settings.kafka,
         {
-            layout.usecase.name: partitions_of(settings.kafka, topic(layout.usecase.name, "item-features"))
+            layout.usecase.name: partitions_of(
+                settings.kafka, item_features_topic(layout.usecase.name, settings.revision)
+            )
             for layout in layouts
         },
+        settings.revision,
     )
     loop = FeatureLoop(
         owned,

@@ -117,18 +117,6 @@ class CheckpointFolder:
             _sync(self.root)
             return epoch
 
-    def newest_elsewhere(self) -> int:
-        """The highest epoch of this partition under the use case's other revisions, 0 for none.
-
-        All revisions write to one `item-features`, whose readers take an older epoch for a lost lease: a new revision
-        must begin above the former one.
-        """
-        usecase, _, _ = self.root.parent.name.rpartition(".")
-        if not usecase:
-            return 0
-        others = self.root.parent.parent.glob(f"{usecase}.*/{self.root.name}")
-        return max((epoch for root in others for epoch in CheckpointFolder(root).epochs()), default=0)
-
     def known(self) -> int:
         """The offset of `item-features` that `note_known` gave last; 0 where none was given."""
         try:

@@ -17,7 +17,7 @@ from servicekit.errors import LogError
 from servicekit.kafka import bounds_of, make_consumer, make_producer, partitions_of, translate, translated
 from servicekit.kafka.column_reader import ColumnReader, Item
 from servicekit.kafka.columns import CorruptBatch
-from servicekit.topics import topic
+from servicekit.topics import item_features_topic, topic
 
 from features.audit import Audit
 from features.errors import PublishFailed, UnevenPartitions
@@ -127,17 +127,18 @@ def _batch(place: Place, item: Item) -> Batch:
 class KafkaItems:
     """Writes `item-features`: all records of one origin to one partition, in order; a marker follows its partials."""
 
-    def __init__(self, bootstrap: str, partitions: Mapping[str, int]) -> None:
-        """`partitions`: of each use case's `item-features`."""
+    def __init__(self, bootstrap: str, partitions: Mapping[str, int], revision: int = 1) -> None:
+        """`partitions`: of each use case's `item-features` under `revision`."""
         self._bootstrap = bootstrap
         self._partitions = partitions
+        self._revision = revision
         self._producer: KafkaProducer | None = make_producer(bootstrap)
         self._audit = Audit(bootstrap)
         self._failures: queue.SimpleQueue[BaseException] = queue.SimpleQueue()  # filled by the producer's thread
 
     def publish(self, usecase: str, origin: int, partials: Mapping[int, bytes], epoch: int, offset: int) -> None:
         """Buffer partials, then the marker."""
-        name, partition = topic(usecase, "item-features"), origin % self._partitions[usecase]
+        name, partition = item_features_topic(usecase, self._revision), origin % self._partitions[usecase]
         for item, partial in partials.items():
             self._send(name, partition, item_features_key(item, origin), partial_value(epoch, partial))
         self._send(name, partition, item_features_key(0, origin), marker_value(epoch, offset))
@@ -157,7 +158,8 @@ class KafkaItems:
         """Asks for the ends of the partitions; reads only what this producer has not sent."""
         names = {
             origin: TopicPartition(
-                topic(origin.usecase, "item-features"), origin.partition % self._partitions[origin.usecase]
+                item_features_topic(origin.usecase, self._revision),
+                origin.partition % self._partitions[origin.usecase],
             )
             for origin in leases
         }

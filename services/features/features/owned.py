@@ -62,7 +62,7 @@ class Owned:
         """Take the partition from whoever has it. StoreUnavailable where the store must be asked and is away."""
         # Without checkpoints (a first start, or they are lost) the store may hold rows of any epoch: start above.
         above = 0 if self.folder.epochs() else newest_epoch(self.store)
-        self.epoch = self.folder.lease(max(above, self.folder.newest_elsewhere()))
+        self.epoch = self.folder.lease(above)
 
     def restore(self, bounds: Mapping[Place, Bounds]) -> dict[Place, int]:
         """Load the newest whole checkpoint; where to read on. `bounds` were read after the lease.

@@ -60,7 +60,7 @@ def replace_checkpoints(state: PartitionState, folder: CheckpointFolder, above: 
         LeaseLost: a worker does own it.
         CheckpointUnwritable: nothing was replaced.
     """
-    epoch = folder.lease(max(above, folder.newest_elsewhere()))
+    epoch = folder.lease(above)
     folder.save(state.checkpoint(epoch, ""))
     for other in folder.epochs():
         if other != epoch:

@@ -131,16 +131,3 @@ def test_a_damaged_increment_ends_the_state_there(tmp_path: Path) -> None:
 
     assert [found.increment for found in folder.newest(0xABCD)] == [0, 1]
     assert len(folder.damaged) == 1
-
-
-def test_a_new_revision_leases_above_the_former_one(tmp_path: Path) -> None:
-    """Readers of `item-features` take an older epoch for a lost lease, whatever revision wrote it."""
-    former = CheckpointFolder(tmp_path / "shop.1" / "3")
-    for _ in range(4):
-        former.lease()
-    other_partition = CheckpointFolder(tmp_path / "shop.1" / "2")
-    other_partition.lease(above=90)
-
-    new = CheckpointFolder(tmp_path / "shop.2" / "3")
-
-    assert (4, 5) == (new.newest_elsewhere(), new.lease(new.newest_elsewhere()))

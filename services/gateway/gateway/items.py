@@ -11,7 +11,7 @@ import numpy.typing as npt
 from definitions.item_feed import ItemFeed, Outcome
 from definitions.item_snapshot import ItemColumns, ItemSnapshot
 from servicekit.kafka import BatchReader, Record
-from servicekit.topics import topic
+from servicekit.topics import item_features_topic, topic
 
 from gateway.popularity import Popularity
 from gateway.query import Ids
@@ -65,12 +65,17 @@ class CatalogueReaders:
     """The threads behind `CatalogueItems`: one for each topic, one that orders by popularity."""
 
     def __init__(
-        self, items: CatalogueItems, bootstrap: str, usecase: str, on_failure: Callable[[Exception], None]
+        self,
+        items: CatalogueItems,
+        bootstrap: str,
+        usecase: str,
+        revision: int,
+        on_failure: Callable[[Exception], None],
     ) -> None:
         self._items = items
         self._readers = [
             BatchReader(bootstrap, topic(usecase, "items"), items.take_items, on_failure=on_failure),
-            BatchReader(bootstrap, topic(usecase, "item-features"), items.take_features, on_failure=on_failure),
+            BatchReader(bootstrap, item_features_topic(usecase, revision), items.take_features, on_failure=on_failure),
         ]
         self._stop = threading.Event()
         self._orderer = threading.Thread(target=self._order, name=f"order {usecase}", daemon=True)

@@ -64,7 +64,7 @@ class Serving:
         self.items = CatalogueItems(
             ItemSnapshot(self.layout), lambda name, outcome, n: metrics.records.labels(name, outcome).inc(n)
         )
-        self.readers = CatalogueReaders(self.items, settings.kafka, name, shared.on_failure)
+        self.readers = CatalogueReaders(self.items, settings.kafka, name, layout.revision, shared.on_failure)
         self._online = open_online_reader(
             name, self.layout.revision, valkey=settings.valkey, lmdb_path=settings.online_path
         )
