@@ -32,7 +32,7 @@ def test_a_replicate_is_the_metric_of_the_rows_that_were_drawn(metric: str, deci
     """A user drawn twice is two users with the same rows; also with many tied scores."""
     owner, labels, scores = _rows()
     scores = np.clip(np.round(scores, decimals), 0.01, 0.99)
-    if metric == "ndcg10":
+    if metric == "ndcg_at_10":
         scores = scores + 1e-9 * np.arange(len(scores))  # its ties are broken at random: copies would differ by intent
     bootstrap = Bootstrap(owner, resamples=RESAMPLES, seed=3)
 

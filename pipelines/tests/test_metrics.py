@@ -130,7 +130,7 @@ def test_all_metrics_of_one_class_are_told_as_far_as_they_go() -> None:
     assert (None, None, None, None, None) == (
         found.auc,
         found.gauc,
-        found.ndcg10,
+        found.ndcg_at_10,
         found.normalised_ce,
         found.calibration,
     )

@@ -150,7 +150,7 @@ def _gauc(drawn: Bootstrap, labels: Labels, scores: Vector) -> Vector:
     return drawn.mean(values[code])
 
 
-def _ndcg10(drawn: Bootstrap, labels: Labels, scores: Vector) -> Vector:
+def _ndcg_at_10(drawn: Bootstrap, labels: Labels, scores: Vector) -> Vector:
     code = drawn._code
     rows = np.bincount(code)
     return drawn.mean(metrics.ndcg_by_group(labels, scores, code, k=10)[1][code], (1 / rows)[code])
@@ -176,7 +176,7 @@ METRICS: Final[Mapping[str, _Metric]] = {
     "auc": _Metric(lambda y, s, _: _known(metrics.auc(y, s)), lambda b, y, s: b.auc(y, s)),
     "gauc": _Metric(lambda y, s, u: _known(metrics.gauc(y, s, u)), _gauc),
     "logloss": _Metric(lambda y, s, _: metrics.log_loss(y, s), lambda b, y, s: b.mean(metrics.log_losses(y, s))),
-    "ndcg10": _Metric(lambda y, s, u: _known(metrics.ndcg(y, s, u, k=10)), _ndcg10),
+    "ndcg_at_10": _Metric(lambda y, s, u: _known(metrics.ndcg(y, s, u, k=10)), _ndcg_at_10),
     "normalised_ce": _Metric(lambda y, s, _: _known(metrics.normalised_ce(y, s)), _normalised_ce),
     "ece": _Metric(lambda y, s, _: metrics.ece(y, s), _ece),
     "calibration": _Metric(lambda y, s, _: _known(metrics.calibration_ratio(y, s)), _calibration),

@@ -25,7 +25,7 @@ class Metrics:
     auc: float | None
     logloss: float
     gauc: float | None
-    ndcg10: float | None
+    ndcg_at_10: float | None
     normalised_ce: float | None
     ece: float
     calibration: float | None
@@ -44,7 +44,7 @@ def evaluate(labels: Labels, scores: Floats, users: Groups, *, seed: int = 0) ->
         auc=auc(labels, scores),
         logloss=log_loss(labels, scores),
         gauc=gauc(labels, scores, users),
-        ndcg10=ndcg(labels, scores, users, k=10, seed=seed),
+        ndcg_at_10=ndcg(labels, scores, users, k=10, seed=seed),
         normalised_ce=normalised_ce(labels, scores),
         ece=ece(labels, scores),
         calibration=calibration_ratio(labels, scores),

@@ -54,8 +54,8 @@ def write_card(
         "| model | AUC | log-loss | GAUC | NDCG@10 | mean score |",
         "|---|---|---|---|---|---|",
         *(
-            f"| {name} | {_number(m['auc'])} | {_number(m['logloss'])} | {_number(m['gauc'])} | {_number(m['ndcg10'])} "
-            f"| {_number(m['mean_score'])} |"
+            f"| {name} | {_number(m['auc'])} | {_number(m['logloss'])} | {_number(m['gauc'])} "
+            f"| {_number(m['ndcg_at_10'])} | {_number(m['mean_score'])} |"
             for name, m in manifest.metrics.items()
         ),
     ]
