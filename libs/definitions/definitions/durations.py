@@ -20,6 +20,12 @@ def duration_us(text: object) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
+def duration_text(us: int) -> str:
+    """The other way: what `duration_us` reads as that many microseconds, in the largest unit that fits."""
+    unit, size = max(((unit, size) for unit, size in _UNITS.items() if us % size == 0), key=lambda each: each[1])
+    return f"{us // size}{unit}"
+
+
 def hop_us(window_us: int) -> int:
     """Tile length of a window: 5 min below 12 h, 1 h below 12 d, else 1 d."""
     if window_us < 12 * HOUR_US:

@@ -3,14 +3,29 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    model_validator,
+)
 
-from definitions.durations import check_window, duration_us
+from definitions.durations import check_window, duration_text, duration_us
 from definitions.events import UNITS_PER_VALUE
 
 ITEM_ID = "item_id"  # the int64 column of a candidate's id, where a graph scores it against a history
 FeatureName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-DurationUs = Annotated[int, BeforeValidator(duration_us)]
+AS_WRITTEN = "as_written"  # in the context of a dump: as a file says it, not as it is hashed
+
+
+def _duration(us: int, info: SerializationInfo) -> int | str:
+    return duration_text(us) if info.context and AS_WRITTEN in info.context else us
+
+
+DurationUs = Annotated[int, BeforeValidator(duration_us), PlainSerializer(_duration)]
 Window = Annotated[str, BeforeValidator(check_window)]
 
 
