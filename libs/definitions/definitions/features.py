@@ -235,21 +235,22 @@ class HistoryScore(_Feature):
 
 Encode = Literal["one_hot", "hashing", "embedding", "native"]
 Missing = Literal["own_code", "indicator", "native_nan", "train_median"]
+READ_BY_MODELS = frozenset({"encode", "missing"})  # fields of a feature that change no byte of a row: not hashed
 
 
 class Attribute(_Feature):
     """An attribute: a number as a float column, categories as int64 columns.
 
     `encode` (of categories) and `missing` say how models read the column, None: each in its own way. They change no
-    byte of it, so they stay out of the layout hash. A cell is missing where it is `default`, or code 0.
+    byte of it (READ_BY_MODELS). A cell is missing where it is `default`, or code 0.
     """
 
     of: Literal["user", "item"]
     kind: Literal["attribute"]
     source: str = Field(alias="from")
     default: float = 0.0
-    encode: Encode | None = Field(default=None, exclude=True)
-    missing: Missing | None = Field(default=None, exclude=True)
+    encode: Encode | None = None
+    missing: Missing | None = None
 
 
 class ContextCode(_Feature):
@@ -258,8 +259,8 @@ class ContextCode(_Feature):
     of: Literal["request"]
     kind: Literal["context"]
     source: Literal["device", "surface", "country"] = Field(alias="from")
-    encode: Encode | None = Field(default=None, exclude=True)
-    missing: Missing | None = Field(default=None, exclude=True)
+    encode: Encode | None = None
+    missing: Missing | None = None
 
 
 Feature = Annotated[

@@ -329,7 +329,11 @@ def _bound(value: float | None) -> int | None:
 
 
 def _hash(usecase: UseCase) -> int:
-    parts = usecase.model_dump(mode="json", include={"actions", "attributes", "category", "seen", "features"})
+    parts = usecase.model_dump(
+        mode="json",
+        include={"actions", "attributes", "category", "seen", "features"},
+        exclude={"features": {"__all__": set(kinds.READ_BY_MODELS)}},
+    )
     content = json.dumps({"format": FORMAT_VERSION, **parts}, sort_keys=True, separators=(",", ":"))
     return xxhash.xxh3_64_intdigest(content.encode()) & 0xFFFFFFFF
 
