@@ -11,6 +11,7 @@ from bundle.errors import (
 )
 from bundle.folder import Bundle, Golden, check_golden, load_bundle, write_bundle
 from bundle.inputs import IntInputs
+from bundle.layouts import bundle_layout
 from bundle.manifest import Manifest, SplitTimes, TensorSpec, TrainingWindow, read_manifest
 from bundle.scorer import OnnxScorer
 from bundle.signature import SIGNATURE, Trust
@@ -33,6 +34,7 @@ __all__ = [
     "TensorSpec",
     "TrainingWindow",
     "Trust",
+    "bundle_layout",
     "check_golden",
     "load_bundle",
     "read_manifest",
