@@ -234,6 +234,16 @@ class UseCase(Spec):
                 found[feature.name] = Encoding("number" if number else "category", feature.encode, feature.missing)
         return found
 
+    @property
+    def attribution_us(self) -> int:
+        """How long after an example its label may still come: `label.window`; 0 where each example says all itself."""
+        examples = set(self.label.examples or self.positive_actions())
+        told: list[set[str]] = [set(self.positive_actions()), *(set(self.head_actions(name)) for name in self.heads)]
+        if self.label.value is not None:
+            told.append({self.label.value})
+        from_events = self.negatives.source in ("events", "in_batch")
+        return 0 if from_events and all(examples <= actions for actions in told) else self.label.window_us
+
     def positive_actions(self) -> Mapping[str, Condition]:
         """`label.positive`, or what the actions' labels say where that is empty."""
         return self.label.positive or {

@@ -182,6 +182,21 @@ def test_learning_keys_have_a_short_form() -> None:
     assert {"rate": Condition(if_value_at_least=4)} == short.head_actions("liked")
 
 
+@pytest.mark.parametrize(
+    ("learning", "expected"),
+    [
+        ({"label": {"examples": ["rate"], "positive": {"rate": {"if_value_at_least": 4}}, "window": "1h"}}, 0),
+        ({"label": {"examples": ["view"], "positive": ["rate"], "window": "1h"}}, HOUR_US),
+        ({"label": {"examples": ["rate"], "window": "1h"}, "heads": {"view": 1}}, HOUR_US),
+        ({"label": {"examples": ["rate"], "window": "1h"}, "negatives": {"source": "impressions"}}, HOUR_US),
+        ({"label": {"examples": ["view"], "positive": ["view"], "value": "rate", "window": "1h"}}, HOUR_US),
+    ],
+)
+def test_a_label_that_comes_later_has_a_window(learning: dict[str, object], expected: int) -> None:
+    """A rating says itself whether it is good; whether a view leads to one shows later."""
+    assert expected == UseCase.model_validate(yaml.safe_load(SMALL) | learning).attribution_us
+
+
 def test_missing_files_are_named(tmp_path: Path) -> None:
     """An unknown name lists those that are there; a file must be called as its use case."""
     (tmp_path / "other.yaml").write_text(SMALL)
