@@ -10,7 +10,7 @@ from bundle.errors import (
     SignatureError,
 )
 from bundle.folder import Bundle, Golden, check_golden, load_bundle, write_bundle
-from bundle.inputs import IntInputs
+from bundle.inputs import VOCABULARIES, IntInputs
 from bundle.layouts import bundle_layout
 from bundle.manifest import Manifest, SplitTimes, TensorSpec, TrainingWindow, read_manifest
 from bundle.scorer import OnnxScorer
@@ -18,6 +18,7 @@ from bundle.signature import SIGNATURE, Trust
 
 __all__ = [
     "SIGNATURE",
+    "VOCABULARIES",
     "AdmissionError",
     "Bundle",
     "BundleError",

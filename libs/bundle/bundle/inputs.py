@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -34,14 +35,9 @@ class IntInputs:
         names = [*users, *items]
         if missing := [name for name in wanted if name not in names]:
             raise AdmissionError(f"int_names: the layout has no column {missing[0]!r}; train with this use case")
-        self._users = len(users)
-        self._picked = np.array([names.index(name) for name in wanted], np.intp)
-        self._coded: dict[str, list[int]] = {}
-        self._vocabularies = vocabularies
-        for place, name in enumerate(wanted):
-            key = name if name in vocabularies else _SLOT.sub("", name)
-            if key in vocabularies:
-                self._coded.setdefault(key, []).append(place)
+        self._width = len(wanted)
+        self._user = _Side.of(wanted, users, vocabularies)
+        self._item = _Side.of(wanted, items, vocabularies)
 
     @classmethod
     def of(cls, bundle: Bundle, layout: Layout) -> Self:
@@ -60,17 +56,46 @@ class IntInputs:
             user_ints: int64 (Ku,) of one request, or (n, Ku) row by row.
             item_ints: int64 (n, Ki).
         """
-        if len(self._picked) == 0:
+        if self._width == 0:
             return None
-        n = len(item_ints)
-        users = np.broadcast_to(user_ints, (n, self._users))
-        is_user = self._picked < self._users
-        out = np.empty((n, len(self._picked)), np.int64)
-        out[:, is_user] = users[:, self._picked[is_user]]
-        out[:, ~is_user] = item_ints[:, self._picked[~is_user] - self._users]
-        for key, places in self._coded.items():
-            out[:, places] = dense_codes(out[:, places], self._vocabularies[key])
+        out = np.empty((len(item_ints), self._width), np.int64)
+        out[:, self._user.targets] = self._user.read(user_ints)  # of one request: mapped once, then repeated
+        out[:, self._item.targets] = self._item.read(item_ints)
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """The wanted columns of the user, or of the candidates: `sources` among theirs, `targets` among the graph's, and
+    for each vocabulary the places among the sources that it maps.
+    """
+
+    sources: npt.NDArray[np.intp]
+    targets: npt.NDArray[np.intp]
+    coded: tuple[tuple[npt.NDArray[np.intp], Ids], ...]
+
+    @classmethod
+    def of(cls, wanted: Sequence[str], names: Sequence[str], vocabularies: Mapping[str, Ids]) -> Self:
+        places = {name: place for place, name in enumerate(names)}
+        targets = [target for target, name in enumerate(wanted) if name in places]
+        coded: dict[str, list[int]] = {}
+        for source, target in enumerate(targets):
+            name = wanted[target]
+            key = name if name in vocabularies else _SLOT.sub("", name)
+            if key in vocabularies:
+                coded.setdefault(key, []).append(source)
+        return cls(
+            np.array([places[wanted[target]] for target in targets], np.intp),
+            np.array(targets, np.intp),
+            tuple((np.array(sources, np.intp), vocabularies[key]) for key, sources in coded.items()),
+        )
+
+    def read(self, values: Ints) -> Ints:
+        """int64 (..., targets) of (..., names)."""
+        found = values[..., self.sources]
+        for places, vocabulary in self.coded:
+            found[..., places] = dense_codes(found[..., places], vocabulary)
+        return found
 
 
 def dense_codes(values: Ints, vocabulary: Ids) -> Ints:

@@ -6,117 +6,47 @@ serving's, every node is on the allow-list of `bundle.admission`, and what conve
 thresholds left as doubles) cannot arise.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+from definitions.events import UNITS_PER_VALUE
 from onnx import TensorProto, helper, numpy_helper
 
-from pipelines.errors import TrainingError
-from pipelines.training.encoding import Encoder
-from pipelines.training.linear import LinearModel
-from pipelines.training.trees import TreeModel
+from pipelines.training.encoding import Encoder, OneHot
+from pipelines.training.history import KNN_FLOOR, RESIDUAL_STEP, History, Matrix
+from pipelines.training.inputs import Inputs
 
 # Old enough for every ONNX Runtime that serves, also the one beside the native Triton.
 OPSETS = {"": 17, "ai.onnx.ml": 3}
 IR_VERSION = 8
 
 
-def export_linear(model: LinearModel, encoder: Encoder, path: Path) -> None:
-    """Write `model` on `encoder`'s inputs to `path`."""
-    graph = _Graph(encoder)
-    n = len(model.center)
-    graph.constants(
-        logged=model.logged[None, :],
-        zero=np.array(0, np.float32),
-        one=np.array(1, np.float32),
-        center=model.center.astype(np.float32)[None, :],
-        scale=model.scale.astype(np.float32)[None, :],
-        w_scaled=model.weights[:n].astype(np.float32)[:, None],
-        step_columns=model.step_columns,
-        edges=model.edges[None, :],
-        w_steps=model.weights[n:].astype(np.float32)[:, None],
-        bias=np.array([model.bias], np.float32),
-    )
-    graph.node("Max", ["x", "zero"], "positive")
-    graph.node("Add", ["positive", "one"], "shifted")
-    graph.node("Log", ["shifted"], "log")
-    graph.node("Where", ["logged", "log", "x"], "bent")
-    graph.node("Sub", ["bent", "center"], "centered")
-    graph.node("Mul", ["centered", "scale"], "standard")
-    graph.node("MatMul", ["standard", "w_scaled"], "logit_scaled")
-    graph.node("Gather", ["x", "step_columns"], "stepped", axis=1)
-    graph.node("GreaterOrEqual", ["stepped", "edges"], "above")
-    graph.node("Cast", ["above"], "above_f", to=TensorProto.FLOAT)
-    graph.node("MatMul", ["above_f", "w_steps"], "logit_steps")
-    graph.node("Add", ["logit_scaled", "logit_steps"], "logit_sum")
-    graph.node("Add", ["logit_sum", "bias"], "logit")
-    graph.save(path)
+class Graph:
+    """Collects nodes from the inputs to `score`."""
 
-
-def export_trees(model: TreeModel, encoder: Encoder, path: Path) -> None:
-    """Write `model` on `encoder`'s inputs to `path`.
-
-    LightGBM compares doubles: `x <= t`. Inputs are float32, so `t` rounded down to float32 decides every one alike.
-
-    Raises:
-        TrainingError: a split that this graph cannot say (categorical, zero as missing).
-    """
-    columns = _TreeColumns()
-    for number, tree in enumerate(model.booster.dump_model(num_iteration=model.trees)["tree_info"]):
-        columns.add(number, tree["tree_structure"])
-    graph = _Graph(encoder)
-    graph.constants(slope=np.array([model.slope], np.float32), shift=np.array([model.shift], np.float32))
-    graph.node(
-        "TreeEnsembleRegressor",
-        ["x"],
-        "raw",
-        domain="ai.onnx.ml",
-        n_targets=1,
-        aggregate_function="SUM",
-        post_transform="NONE",
-        **columns.attributes(),
-    )
-    graph.node("Mul", ["raw", "slope"], "sloped")
-    graph.node("Add", ["sloped", "shift"], "logit")
-    graph.save(path)
-
-
-class _Graph:
-    """Collects nodes from `x` (the encoder's output) to `logit`; adds what is the same in every graph."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self._features = len(encoder.feature_names)
-        self._ints = len(encoder.int_names)
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, npt.NDArray[Any]] = {}
-        parts = ["features"]
-        for i, group in enumerate(encoder.groups):
-            self.constants(**{f"places_{i}": group.places, f"codes_{i}": group.codes[None, None, :]})
-            self.constants(last=np.array([2], np.int64))
-            self.node("Gather", ["int_features", f"places_{i}"], f"found_{i}", axis=1)
-            self.node("Unsqueeze", [f"found_{i}", "last"], f"found_3d_{i}")
-            self.node("Equal", [f"found_3d_{i}", f"codes_{i}"], f"is_{i}")
-            self.node("Cast", [f"is_{i}"], f"is_f_{i}", to=TensorProto.FLOAT)
-            self.node("ReduceMax", [f"is_f_{i}"], f"coded_{i}", axes=[1], keepdims=0)
-            parts.append(f"coded_{i}")
-        self.node("Concat", parts, "x", axis=1)
 
-    def constants(self, **values: npt.NDArray[Any]) -> "_Graph":
+    def constants(self, **values: npt.NDArray[Any]) -> "Graph":
+        """Named arrays that nodes may take."""
         self._constants |= values
         return self
 
     def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        """One more node."""
         self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
 
     def save(self, path: Path) -> None:
-        self.node("Sigmoid", ["logit"], "score")
-        inputs = [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, self._features])]
-        if self._ints:
-            inputs.append(helper.make_tensor_value_info("int_features", TensorProto.INT64, [None, self._ints]))
+        """Write the graph, whose nodes end in `score`."""
+        f, k = len(self._inputs.feature_names), len(self._inputs.int_names)
+        inputs = [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, f])]
+        if k:
+            inputs.append(helper.make_tensor_value_info("int_features", TensorProto.INT64, [None, k]))
         graph = helper.make_graph(
             self._nodes,
             "score",
@@ -130,65 +60,85 @@ class _Graph:
         path.write_bytes(model.SerializeToString())
 
 
-class _TreeColumns:
-    """The parallel attribute arrays of TreeEnsembleRegressor."""
-
-    def __init__(self) -> None:
-        self._nodes: list[tuple[int, int, int, str, float, int, int, int]] = []
-        self._leaves: list[tuple[int, int, float]] = []
-
-    def add(self, tree: int, root: dict[str, Any]) -> None:
-        """Number the nodes of one tree in the order met; iterative, as trees may be deep."""
-        waiting, next_id = [(0, root)], 1
-        while waiting:
-            number, node = waiting.pop()
-            if "leaf_value" in node:
-                self._nodes.append((tree, number, 0, "LEAF", 0.0, 0, 0, 0))
-                self._leaves.append((tree, number, float(node["leaf_value"])))
-                continue
-            left, right, next_id = next_id, next_id + 1, next_id + 2
-            threshold, missing_left = _split(node)
-            feature = int(node["split_feature"])
-            self._nodes.append((tree, number, feature, "BRANCH_LEQ", threshold, left, right, missing_left))
-            waiting += [(left, node["left_child"]), (right, node["right_child"])]
-
-    def attributes(self) -> dict[str, Any]:
-        """Sorted by tree and node, as the operator wants them."""
-        trees, ids, features, modes, values, trues, falses, missing = zip(*sorted(self._nodes), strict=True)
-        leaf_trees, leaf_ids, weights = zip(*sorted(self._leaves), strict=True)
-        return {
-            "nodes_treeids": trees,
-            "nodes_nodeids": ids,
-            "nodes_featureids": features,
-            "nodes_modes": modes,
-            "nodes_values": values,
-            "nodes_truenodeids": trues,
-            "nodes_falsenodeids": falses,
-            "nodes_missing_value_tracks_true": missing,
-            "target_treeids": leaf_trees,
-            "target_nodeids": leaf_ids,
-            "target_ids": [0] * len(leaf_ids),
-            "target_weights": weights,
-        }
+def encoded(encoder: Encoder) -> Graph:
+    """A graph whose nodes so far make `x` float32 [n, M], what `encoder.expand` gives."""
+    graph = Graph(encoder.inputs)
+    parts = []
+    if len(encoder.inputs.floats) == len(encoder.inputs.feature_names):
+        parts.append("features")
+    else:
+        graph.constants(float_places=encoder.inputs.floats)
+        graph.node("Gather", ["features", "float_places"], "floats", axis=1)
+        parts.append("floats")
+    if encoder.history is not None:
+        put_history(graph, encoder.history)
+        parts.append("history_scores")
+    for i, group in enumerate(encoder.groups):
+        _put_codes(graph, group, i)
+        parts.append(f"coded_{i}")
+    graph.node("Concat", parts, "x", axis=1)
+    return graph
 
 
-def _split(node: dict[str, Any]) -> tuple[float, int]:
-    """(threshold rounded down to float32, whether NaN goes left) of one LightGBM split."""
-    if node["decision_type"] != "<=" or node["missing_type"] == "Zero":
-        raise TrainingError(
-            f"a split {node['decision_type']} with missing {node['missing_type']} cannot be exported; "
-            "train without categorical_feature and zero_as_missing"
-        )
-    exact = float(node["threshold"])
-    # Without NaN in training LightGBM reads NaN as 0.
-    left = bool(node["default_left"]) if node["missing_type"] == "NaN" else exact >= 0
-    return _floor_to_float32(exact), int(left)
+def put_history(graph: Graph, history: History) -> None:
+    """Add the nodes from `int_features` to `history_scores` float32 [n, S], what `history.score` gives, bit for bit."""
+    past, item = history.inputs.history, history.inputs.item
+    if past is None or item is None:
+        raise ValueError("the inputs have no history")
+    graph.constants(
+        past_places=past.ids,
+        value_places=past.values,
+        item_place=item.places[:1],
+        items=np.array(item.size, np.int64),
+        no_item=np.array(0, np.int64),
+        item_means=history.means,
+        units=np.array(UNITS_PER_VALUE, np.float64),
+        step=np.array(RESIDUAL_STEP, np.float64),
+        nothing=np.array(0, np.float64),
+        knn_floor=np.array(KNN_FLOOR, np.float64),
+        summed=np.array([1], np.int64),
+    )
+    graph.node("Gather", ["int_features", "past_places"], "past", axis=1)
+    graph.node("Gather", ["int_features", "value_places"], "past_micros", axis=1)
+    graph.node("Gather", ["int_features", "item_place"], "candidate", axis=1)
+    graph.node("Mul", ["candidate", "items"], "candidate_row")
+    graph.node("Add", ["candidate_row", "past"], "pair")
+    graph.node("Cast", ["past_micros"], "past_micros_f", to=TensorProto.DOUBLE)
+    graph.node("Div", ["past_micros_f", "units"], "past_values")
+    graph.node("Div", ["past_values", "step"], "past_steps")
+    graph.node("Round", ["past_steps"], "past_steps_whole")
+    graph.node("Mul", ["past_steps_whole", "step"], "past_stepped")
+    graph.node("Gather", ["item_means", "past"], "past_means")
+    graph.node("Sub", ["past_stepped", "past_means"], "past_gap")
+    graph.node("Greater", ["past", "no_item"], "past_there")
+    graph.node("Where", ["past_there", "past_gap", "nothing"], "residual")
+    for name, matrix in (("knn", history.knn), ("ridge", history.ridge), ("ease", history.ease)):
+        _put_weights(graph, name, matrix)
+    graph.node("Abs", ["knn"], "knn_abs")
+    graph.node("ReduceSum", ["knn_abs", "summed"], "support", keepdims=1)
+    graph.node("Add", ["support", "knn_floor"], "support_floored")
+    graph.node("Div", ["knn_residual", "support_floored"], "knn_mean")
+    graph.node("ReduceSum", ["ease", "summed"], "ease_sum", keepdims=1)
+    columns = ["knn_mean", "support", "ridge_residual", "ease_sum", "ease_residual"]
+    graph.node("Concat", columns, "history_exact", axis=1)
+    graph.node("Cast", ["history_exact"], "history_scores", to=TensorProto.FLOAT)
 
 
-def _floor_to_float32(exact: float) -> float:
-    """The largest float32 that is not above `exact`; LightGBM writes 1e300 for "every number goes left"."""
-    largest = float(np.finfo(np.float32).max)
-    if abs(exact) > largest:
-        return largest if exact > 0 else -math.inf
-    rounded = np.float32(exact)
-    return float(rounded if float(rounded) <= exact else np.nextafter(rounded, np.float32(-np.inf)))
+def _put_weights(graph: Graph, name: str, matrix: Matrix) -> None:
+    """`name` double [n, k], the weights of candidate and past items; `name_residual` [n, 1], their products' sum."""
+    graph.constants(**{f"{name}_matrix": matrix.weights.ravel(), f"{name}_scale": np.array(matrix.scale, np.float64)})
+    graph.node("Gather", [f"{name}_matrix", "pair"], f"{name}_whole")
+    graph.node("Cast", [f"{name}_whole"], f"{name}_double", to=TensorProto.DOUBLE)
+    graph.node("Mul", [f"{name}_double", f"{name}_scale"], name)
+    graph.node("Mul", [name, "residual"], f"{name}_products")
+    graph.node("ReduceSum", [f"{name}_products", "summed"], f"{name}_residual", keepdims=1)
+
+
+def _put_codes(graph: Graph, group: OneHot, i: int) -> None:
+    graph.constants(**{f"places_{i}": group.places, f"codes_{i}": group.codes[None, None, :]})
+    graph.constants(last=np.array([2], np.int64))
+    graph.node("Gather", ["int_features", f"places_{i}"], f"found_{i}", axis=1)
+    graph.node("Unsqueeze", [f"found_{i}", "last"], f"found_3d_{i}")
+    graph.node("Equal", [f"found_3d_{i}", f"codes_{i}"], f"is_{i}")
+    graph.node("Cast", [f"is_{i}"], f"is_f_{i}", to=TensorProto.FLOAT)
+    graph.node("ReduceMax", [f"is_f_{i}"], f"coded_{i}", axes=[1], keepdims=0)

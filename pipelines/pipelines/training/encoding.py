@@ -1,78 +1,76 @@
-"""Category columns for models that take numbers: the frequent codes of each, as 0/1 columns behind the features."""
+"""From a model's inputs to one float matrix: the columns looked at, item-item scores, categories as 0/1 columns."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from definitions.features import Attribute, ContextCode
-from definitions.layout import Layout
 
-MAX_CODES = 64  # of one attribute, the most frequent
+from pipelines.training.history import NAMES, History
+from pipelines.training.inputs import Inputs, Ints
+from pipelines.training.ranker import Rows, TrainData
+
+MAX_COLUMNS = 64  # of one category, its most frequent codes
 MIN_ROWS = 50  # a rarer code says nothing that lasts
 
+Matrix = npt.NDArray[np.float32]
 
-@dataclass(frozen=True)
-class CodeGroup:
-    """One attribute: which columns of the integer inputs hold it, and the codes that get a column of their own."""
+
+@dataclass(frozen=True, eq=False)
+class OneHot:
+    """A category: which int columns hold it, and the codes that get a 0/1 column of their own."""
 
     name: str
-    places: npt.NDArray[np.int64]
-    codes: npt.NDArray[np.int64]
+    places: Ints
+    codes: Ints
+
+    def columns(self, ints: Ints) -> Matrix:
+        """float32 (n, codes): unknown and rare codes are all zeros."""
+        return (ints[:, self.places][:, :, None] == self.codes).any(axis=1).astype(np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Encoder:
-    """float32 (n, F) features and int64 (n, K) codes -> float32 (n, F + M), the inputs of every model here.
+    """float32 (n, F) features and int64 (n, K) codes -> float32 (n, M): `numbers` leading columns, then 0/1 columns."""
 
-    `int_names`: the K integer columns, of the layout. Unknown and rare codes are all zeros.
-    """
+    inputs: Inputs
+    groups: tuple[OneHot, ...] = ()
+    history: History | None = None
 
-    int_names: tuple[str, ...]
-    groups: tuple[CodeGroup, ...]
-    feature_names: tuple[str, ...]
+    @property
+    def numbers(self) -> int:
+        """Leading columns that are numbers."""
+        return len(self.inputs.floats) + (len(NAMES) if self.history else 0)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the F + M columns."""
-        return self.feature_names + tuple(f"{group.name}={code}" for group in self.groups for code in group.codes)
+        """Of the M columns."""
+        codes = tuple(f"{group.name}={code}" for group in self.groups for code in group.codes)
+        return self.inputs.float_names + (NAMES if self.history else ()) + codes
 
-    def expand(self, features: npt.NDArray[np.float32], ints: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float32]:
-        """The models' inputs."""
-        parts = [features]
-        for group in self.groups:
-            if ints is None:
-                raise ValueError(f"codes of {group.name} are absent")
-            found = ints[:, group.places]
-            parts.append((found[:, :, None] == group.codes).any(axis=1).astype(np.float32))
-        return np.hstack(parts) if len(parts) > 1 else features
+    def expand(self, features: Matrix, ints: Ints) -> Matrix:
+        """What the graph computes."""
+        return self._stack(features, ints, self.history.score(ints) if self.history else None)
+
+    def rows(self, rows: Rows) -> Matrix:
+        """Of training rows: item-item scores are those of each row's past."""
+        return self._stack(rows.features, rows.ints, rows.history if self.history else None)
+
+    def _stack(self, features: Matrix, ints: Ints, scores: Matrix | None) -> Matrix:
+        parts = [features[:, self.inputs.floats]]
+        if scores is not None:
+            parts.append(scores)
+        parts += [group.columns(ints) for group in self.groups]
+        return np.hstack(parts)
 
 
-def fit_encoder(layout: Layout, user_ints: npt.NDArray[np.int64], item_ints: npt.NDArray[np.int64]) -> Encoder:
-    """The codes worth a column.
-
-    Args:
-        layout: its category attributes and context codes are used; histories are not.
-        user_ints, item_ints: int64 (n, Ku), (n, Ki) of the fit rows.
-    """
-    names = [*layout.user_int_names, *layout.item_int_names]
-    values = np.hstack([user_ints, item_ints])
-    int_names: list[str] = []
+def fit_encoder(data: TrainData) -> Encoder:
+    """The codes of the fit rows that are worth a column, and the item-item scores where the data have them."""
     groups = []
-    for feature in layout.usecase.features:
-        if not isinstance(feature, Attribute | ContextCode):
-            continue
-        columns = [name for name in names if name == feature.name or name in _slots(feature.name)]
-        found = values[:, [names.index(name) for name in columns]]
-        codes, counts = np.unique(found[found != 0], return_counts=True)
-        kept = codes[np.argsort(-counts, kind="stable")[:MAX_CODES]]
-        kept = np.sort(kept[np.isin(kept, codes[counts >= MIN_ROWS])])
-        if len(kept) == 0:
-            continue
-        places = np.arange(len(int_names), len(int_names) + len(columns), dtype=np.int64)
-        groups.append(CodeGroup(feature.name, places, kept.astype(np.int64)))
-        int_names += columns
-    return Encoder(tuple(int_names), tuple(groups), layout.feature_names)
-
-
-def _slots(name: str) -> frozenset[str]:
-    return frozenset(f"{name}_{i}" for i in range(MAX_CODES))
+    for column in data.inputs.codes:
+        codes, counts = np.unique(data.fit.ints[:, column.places], return_counts=True)
+        enough = (codes != 0) & (counts >= MIN_ROWS)
+        codes, counts = codes[enough], counts[enough]
+        kept = np.sort(codes[np.argsort(-counts, kind="stable")[:MAX_COLUMNS]])
+        if len(kept):
+            groups.append(OneHot(column.name, column.places, kept.astype(np.int64)))
+    return Encoder(data.inputs, tuple(groups), data.history)

@@ -2,32 +2,30 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-from bundle import IntInputs
 from definitions.layout import Layout
 
 from pipelines.datasets.split import Split
 from pipelines.evaluation.metrics import Metrics, evaluate
 from pipelines.progress import SILENT, Progress
-from pipelines.training import baselines
-from pipelines.training.encoding import Encoder, fit_encoder
+from pipelines.training import baselines, linear, trees
 from pipelines.training.examples import Examples
-from pipelines.training.linear import LinearModel, fit_calibration, fit_linear
-from pipelines.training.trees import TreeModel, fit_trees
+from pipelines.training.inputs import BASE, Inputs, Ints
+from pipelines.training.linear import LinearRanker
+from pipelines.training.ranker import train_data
+from pipelines.training.trees import TreeRanker
 
 CONSTANT, ITEM_MEAN, LINEAR, TREES = "constant", "item_mean", "lr", "lightgbm"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ladder:
     """Fitted models with their figures on the test rows, simplest first."""
 
-    encoder: Encoder
-    linear: LinearModel
-    trees: TreeModel
+    inputs: Inputs
+    linear: LinearRanker
+    trees: TreeRanker
     metrics: dict[str, Metrics]
-    ints: npt.NDArray[np.int64] | None
+    ints: Ints
     """int64 (n, K) of all examples: what the graphs take as `int_features`."""
 
 
@@ -43,29 +41,21 @@ def fit_ladder(
         seed, threads: of the trainers.
         progress: is told each model.
     """
-    fit, valid, test = split.fit, split.valid, split.test
-    encoder = fit_encoder(layout, examples.user_ints[fit], examples.item_ints[fit])
-    picked = IntInputs(encoder.int_names, layout.user_int_names, layout.item_int_names, {})
-    ints = picked(examples.user_ints, examples.item_ints)
-    x = encoder.expand(examples.features, ints)
-    rows, later = (x[fit], examples.label[fit]), (x[valid], examples.label[valid])
-
+    data, test = train_data(layout, examples, split, groups=(BASE,))
     progress.stage("train logistic regression")
-    linear = fit_linear(rows, later, numbers=examples.features.shape[1], seed=seed)
-    linear = linear.calibrated(*fit_calibration(linear.logits(later[0]), later[1]))
+    line = linear.fit(data, seed=seed, threads=threads, progress=progress)
     progress.stage("train LightGBM")
-    trees = fit_trees(rows, later, encoder.names, seed=seed, threads=threads)
-    trees = trees.calibrated(*fit_calibration(trees.logits(later[0]), later[1]))
+    boosted = trees.fit(data, seed=seed, threads=threads, progress=progress)
 
     progress.stage("evaluate")
-    base_rate = float(examples.label[fit].mean())
+    base_rate = float(data.fit.label.mean())
     item_mean = baselines.streaming_item_mean(examples.item_id, examples.time_us, examples.label, base_rate)
     scores = {
-        CONSTANT: baselines.constant(examples.label[fit], int(test.sum())),
-        ITEM_MEAN: item_mean[test],
-        LINEAR: linear.score(x[test]),
-        TREES: trees.score(x[test]),
+        CONSTANT: baselines.constant(data.fit.label, len(test)),
+        ITEM_MEAN: item_mean[split.test],
+        LINEAR: line.score(test.features, test.ints),
+        TREES: boosted.score(test.features, test.ints),
     }
-    labels, users = examples.label[test], examples.user_id[test]
-    metrics = {name: evaluate(labels, score, users, seed=seed) for name, score in scores.items()}
-    return Ladder(encoder, linear, trees, metrics, ints)
+    metrics = {name: evaluate(test.label, score, test.user_id, seed=seed) for name, score in scores.items()}
+    ints = data.inputs.ints_of(layout, examples.user_ints, examples.item_ints)
+    return Ladder(data.inputs, line, boosted, metrics, ints)

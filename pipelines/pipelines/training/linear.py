@@ -1,12 +1,17 @@
 """Logistic regression: columns scaled (long-tailed ones by log1p first), and bent by steps at their quantiles."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
 from pipelines.evaluation.metrics import log_loss
+from pipelines.export.graphs_linear import export_linear
+from pipelines.progress import Progress
+from pipelines.training.encoding import Encoder, fit_encoder
+from pipelines.training.ranker import TrainData
 
 Matrix = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
@@ -51,6 +56,33 @@ class LinearModel:
     def calibrated(self, slope: float, shift: float) -> "LinearModel":
         """The same model with its logits mapped to slope * logit + shift."""
         return replace(self, weights=self.weights * slope, bias=self.bias * slope + shift)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearRanker:
+    """A LinearModel of what an encoder makes of the inputs."""
+
+    encoder: Encoder
+    model: LinearModel
+    name: str = "lr"
+
+    def score(self, features: Matrix, ints: Labels) -> Vector:
+        """Probabilities, float64 (n,)."""
+        return self.model.score(self.encoder.expand(features, ints))
+
+    def export(self, path: Path) -> None:
+        """One graph, as `Ranker` says."""
+        export_linear(self.model, self.encoder, path)
+
+
+def fit(data: TrainData, *, seed: int, threads: int, progress: Progress) -> LinearRanker:
+    """Logistic regression on point-in-time columns, calibrated on the validation rows."""
+    del threads, progress  # seconds of BLAS, which the caller limits
+    encoder = fit_encoder(data)
+    valid = encoder.rows(data.valid)
+    rows, later = (encoder.rows(data.fit), data.fit.label), (valid, data.valid.label)
+    model = fit_linear(rows, later, numbers=encoder.numbers, seed=seed)
+    return LinearRanker(encoder, model.calibrated(*fit_calibration(model.logits(valid), data.valid.label)))
 
 
 def fit_linear(fit: tuple[Matrix, Labels], valid: tuple[Matrix, Labels], *, numbers: int, seed: int = 0) -> LinearModel:

@@ -1,12 +1,17 @@
 """Gradient boosting: LightGBM, seeded, stopped early on validation rows."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import lightgbm
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.training.linear import sigmoid
+from pipelines.export.graphs_trees import export_trees
+from pipelines.progress import Progress
+from pipelines.training.encoding import Encoder, fit_encoder
+from pipelines.training.linear import fit_calibration, sigmoid
+from pipelines.training.ranker import TrainData
 
 Matrix = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
@@ -55,6 +60,33 @@ class TreeModel:
     def calibrated(self, slope: float, shift: float) -> "TreeModel":
         """The same model with its logits mapped to slope * logit + shift."""
         return TreeModel(self.booster, self.trees, self.slope * slope, self.shift * slope + shift)
+
+
+@dataclass(frozen=True, eq=False)
+class TreeRanker:
+    """A TreeModel of what an encoder makes of the inputs."""
+
+    encoder: Encoder
+    model: TreeModel
+    name: str = "lightgbm"
+
+    def score(self, features: Matrix, ints: npt.NDArray[np.int64]) -> Vector:
+        """Probabilities, float64 (n,)."""
+        return self.model.score(self.encoder.expand(features, ints))
+
+    def export(self, path: Path) -> None:
+        """One graph, as `Ranker` says."""
+        export_trees(self.model, self.encoder, path)
+
+
+def fit(data: TrainData, *, seed: int, threads: int, progress: Progress) -> TreeRanker:
+    """LightGBM with log-loss, stopped early and calibrated on the validation rows."""
+    del progress  # seconds
+    encoder = fit_encoder(data)
+    valid = encoder.rows(data.valid)
+    rows, later = (encoder.rows(data.fit), data.fit.label), (valid, data.valid.label)
+    model = fit_trees(rows, later, encoder.names, seed=seed, threads=threads)
+    return TreeRanker(encoder, model.calibrated(*fit_calibration(model.logits(valid), data.valid.label)))
 
 
 def fit_trees(

@@ -1,0 +1,162 @@
+"""What every model is to the rest: fitted on a TrainData, it scores rows and writes itself as one graph.
+
+`RANKERS` names all of them; those of `pipelines.deep` need torch and are loaded when asked for.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+from definitions.layout import Layout
+
+from pipelines.datasets.split import Split
+from pipelines.errors import TrainingError
+from pipelines.progress import Progress
+from pipelines.training.examples import Examples
+from pipelines.training.history import History
+from pipelines.training.inputs import ALL_GROUPS, Inputs, Ints, fit_inputs
+
+SESSION_GAP_US = 30 * 60 * 1_000_000  # a user who comes back after half an hour is asked anew: web analytics' habit
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """n rows in time order.
+
+    features float32 (n, F) and ints int64 (n, K) as `Inputs` names them; history float32 (n, S), the item-item scores
+    of `pipelines.training.history` by matrices of each row's past, S = 0 without; label int64 (n,) 0/1; weight float32
+    (n,); user_id, item_id uint64 (n,); time_us int64 (n,); session int64 (n,): rows of one user within half an hour of
+    each other, the lists of listwise objectives.
+    """
+
+    features: npt.NDArray[np.float32]
+    ints: Ints
+    history: npt.NDArray[np.float32]
+    label: Ints
+    weight: npt.NDArray[np.float32]
+    user_id: npt.NDArray[np.uint64]
+    item_id: npt.NDArray[np.uint64]
+    time_us: Ints
+    session: Ints
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, rows: npt.NDArray[np.bool_] | Ints) -> "Rows":
+        """Some of them, by mask or by place."""
+        return Rows(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+@dataclass(frozen=True, eq=False)
+class TrainData:
+    """What a model may learn from. Test rows are not in it.
+
+    `fit`: weights come from these. `valid`: later rows, for early stopping, choices and calibration. `history`: the
+    item-item matrices that serving will use, of all events before the test rows; None without the group `history`.
+    """
+
+    layout: Layout
+    inputs: Inputs
+    fit: Rows
+    valid: Rows
+    history: History | None = None
+
+
+class Ranker(Protocol):
+    """A fitted model."""
+
+    name: str
+
+    def score(self, features: npt.NDArray[np.float32], ints: Ints) -> npt.NDArray[np.float64]:
+        """Scores float64 (n,) of float32 (n, F) and int64 (n, K); probabilities, where the objective has them."""
+        ...
+
+    def export(self, path: Path) -> None:
+        """Write one self-contained ONNX graph: `features` float32 [n, F], `int_features` int64 [n, K] where K > 0 ->
+        `score` float32 [n, 1]; preprocessing and calibration inside.
+        """
+        ...
+
+
+class Fit(Protocol):
+    """Trains one model; the same data, seed and threads give the same one."""
+
+    def __call__(self, data: TrainData, *, seed: int, threads: int, progress: Progress) -> Ranker:
+        """Raises TrainingError if the data cannot be learnt from."""
+        ...
+
+
+RANKERS: Mapping[str, str] = {
+    "lr": "pipelines.training.linear:fit",
+    "lightgbm": "pipelines.training.trees:fit",
+    "fm": "pipelines.deep.fm:fit",
+    "dcn_v2": "pipelines.deep.dcn_v2:fit",
+    "dlrm": "pipelines.deep.dlrm:fit",
+    "sequence": "pipelines.deep.sequence:fit",
+}
+"""Name -> `module:function` of its Fit."""
+
+
+def ranker(name: str) -> Fit:
+    """The trainer of a model.
+
+    Raises:
+        TrainingError: no such model, or torch is not installed.
+    """
+    if name not in RANKERS:
+        raise TrainingError(f"there is no model {name!r}; use one of {', '.join(RANKERS)}")
+    module, _, function = RANKERS[name].partition(":")
+    try:
+        return cast(Fit, getattr(importlib.import_module(module), function))
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.partition(".")[0] != "torch":
+            raise
+        raise TrainingError(f"{name} needs PyTorch, which is not installed; install it: make deep") from exc
+
+
+def train_data(
+    layout: Layout,
+    examples: Examples,
+    split: Split,
+    *,
+    groups: tuple[str, ...] = ALL_GROUPS,
+    history: tuple[History, npt.NDArray[np.float32]] | None = None,
+) -> tuple[TrainData, Rows]:
+    """What models of the column `groups` learn from, and the test rows.
+
+    Args:
+        layout: of the examples' columns.
+        examples: all rows, in time order.
+        split: masks over the rows.
+        groups: of the columns that models may look at.
+        history: what `pipelines.training.history.past_scores` gave, matrices and (n, S) scores of the rows.
+    """
+    inputs = fit_inputs(layout, examples.user_ints[split.fit], examples.item_ints[split.fit], groups=groups)
+    n = len(examples)
+    rows = Rows(
+        features=examples.features,
+        ints=inputs.ints_of(layout, examples.user_ints, examples.item_ints),
+        history=history[1] if history is not None else np.empty((n, 0), np.float32),
+        label=examples.label,
+        weight=examples.weight,
+        user_id=examples.user_id,
+        item_id=examples.item_id,
+        time_us=examples.time_us,
+        session=sessions(examples.user_id, examples.time_us),
+    )
+    data = TrainData(layout, inputs, rows.take(split.fit), rows.take(split.valid), history and history[0])
+    return data, rows.take(split.test)
+
+
+def sessions(user_id: npt.NDArray[np.uint64], time_us: Ints) -> Ints:
+    """Number of each row's session, int64 (n,): a user's rows without a gap of more than SESSION_GAP_US."""
+    order = np.lexsort((time_us, user_id))
+    user, time = user_id[order], time_us[order]
+    starts = np.r_[True, (user[1:] != user[:-1]) | (time[1:] - time[:-1] > SESSION_GAP_US)]
+    out = np.empty(len(order), np.int64)
+    out[order] = np.cumsum(starts) - 1
+    return out
