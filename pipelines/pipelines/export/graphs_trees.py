@@ -49,7 +49,7 @@ class _TreeColumns:
     """The parallel attribute arrays of TreeEnsembleRegressor."""
 
     def __init__(self) -> None:
-        self._nodes: list[tuple[int, int, int, str, float, int, int, int]] = []
+        self._nodes: list[tuple[int, int, int, str, float, int, int, int, float]] = []
         self._leaves: list[tuple[int, int, float]] = []
 
     def add(self, tree: int, root: dict[str, Any]) -> None:
@@ -58,18 +58,19 @@ class _TreeColumns:
         while waiting:
             number, node = waiting.pop()
             if "leaf_value" in node:
-                self._nodes.append((tree, number, 0, "LEAF", 0.0, 0, 0, 0))
+                self._nodes.append((tree, number, 0, "LEAF", 0.0, 0, 0, 0, float(node.get("leaf_count", 0))))
                 self._leaves.append((tree, number, float(node["leaf_value"])))
                 continue
             left, right, next_id = next_id, next_id + 1, next_id + 2
             threshold, missing_left = _split(node)
             feature = int(node["split_feature"])
-            self._nodes.append((tree, number, feature, "BRANCH_LEQ", threshold, left, right, missing_left))
+            rows = float(node["internal_count"])
+            self._nodes.append((tree, number, feature, "BRANCH_LEQ", threshold, left, right, missing_left, rows))
             waiting += [(left, node["left_child"]), (right, node["right_child"])]
 
     def attributes(self) -> dict[str, Any]:
         """Sorted by tree and node, as the operator wants them."""
-        trees, ids, features, modes, values, trues, falses, missing = zip(*sorted(self._nodes), strict=True)
+        trees, ids, features, modes, values, trues, falses, missing, rows = zip(*sorted(self._nodes), strict=True)
         leaf_trees, leaf_ids, weights = zip(*sorted(self._leaves), strict=True)
         return {
             "nodes_treeids": trees,
@@ -80,6 +81,7 @@ class _TreeColumns:
             "nodes_truenodeids": trues,
             "nodes_falsenodeids": falses,
             "nodes_missing_value_tracks_true": missing,
+            "nodes_hitrates": rows,  # fit rows a node: no runtime reads it, SHAP from the graph does
             "target_treeids": leaf_trees,
             "target_nodeids": leaf_ids,
             "target_ids": [0] * len(leaf_ids),
