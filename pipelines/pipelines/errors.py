@@ -33,6 +33,10 @@ class TrainingError(PipelineError):
     """A training set or a model that cannot be used: too few rows, one class only."""
 
 
+class LeakError(TrainingError):
+    """What was held out, or what lies in a row's future, was there to learn from."""
+
+
 class ParityError(PipelineError):
     """Exported scores are further from the framework's than `export.parity` allows."""
 
