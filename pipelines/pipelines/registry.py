@@ -1,12 +1,15 @@
-"""MLflow: one run a training, one registered version a bundle, alias `champion` on what was trained last and checked.
+"""MLflow: one run a training, one registered version a bundle.
 
-Serving never reads it; it reads bundles.
+Alias `challenger` names what was trained last, `champion` what the gate promoted last and no rollback has taken back.
+Serving never reads it; it reads bundles. Bundles are logged as files and never by `mlflow.onnx`, whose second
+`log_model` of a process keeps no weights.
 """
 
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +22,12 @@ from pipelines.settings import quiet_mlflow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION = "champion"
+CHALLENGER = "challenger"
 _ARTIFACT = "bundle"
+_DIGEST = "digest"
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Registered:
 
 
 def register(folder: Path, bundle: Bundle, parameters: Mapping[str, object]) -> Registered:
-    """Log a run with the bundle's metrics, register the bundle as a model version, point the alias at it.
+    """Log a run with the bundle's metrics, register the bundle as a model version, point `challenger` at it.
 
     Ends with a download of what the alias names: the bundle is verified and its golden rows scored again.
 
@@ -47,6 +53,51 @@ def register(folder: Path, bundle: Bundle, parameters: Mapping[str, object]) -> 
     Raises:
         RegistryError: MLflow failed, or gave back something else.
     """
+    with _opened(folder) as client:
+        version = _register(client, folder, bundle, parameters)
+        return _point(client, folder, CHALLENGER, version, bundle)
+
+
+def crown(folder: Path, bundle: Bundle) -> Registered:
+    """Point `champion` at the registered version of this very bundle, and check what the alias then gives back.
+
+    Args:
+        folder: of MLflow's database and artifacts.
+        bundle: what was promoted, or what a rollback returned to.
+
+    Raises:
+        RegistryError: MLflow does not know the bundle, failed, or gave back something else.
+    """
+    with _opened(folder) as client:
+        name = bundle.manifest.name
+        known = [each for each in client.search_model_versions(f"name = '{name}'") if _digest(each) == bundle.digest]
+        if not known:
+            raise RegistryError(
+                f"MLflow in {folder} has no version of {name} with digest {bundle.digest[:12]}: it was trained "
+                "elsewhere; train it here, or move its registry here"
+            )
+        return _point(client, folder, CHAMPION, max(known, key=lambda each: int(each.version)), bundle)
+
+
+def champion_version(folder: Path, name: str) -> int | None:
+    """Version of the bundle that `champion` names; None before the first promotion.
+
+    Raises:
+        RegistryError: MLflow failed.
+    """
+    if not (folder / "mlflow.db").exists():
+        return None
+    with _opened(folder) as client:
+        if not client.search_registered_models(f"name = '{name}'"):
+            return None
+        if CHAMPION not in client.get_registered_model(name).aliases:
+            return None
+        return int(client.get_model_version_by_alias(name, CHAMPION).tags["bundle_version"])
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator["MlflowClient"]:
+    """The client of the registry in `folder`; its errors as ours."""
     quiet_mlflow(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
@@ -59,15 +110,12 @@ def register(folder: Path, bundle: Bundle, parameters: Mapping[str, object]) -> 
             logging.getLogger(name).setLevel(logging.ERROR)
         uri = f"sqlite:///{folder / 'mlflow.db'}"
         try:
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            registered = _register(client, folder, bundle, parameters)
-            _check(client, registered, bundle, folder / "check")
+            yield MlflowClient(tracking_uri=uri, registry_uri=uri)
         except MlflowException as exc:
             raise RegistryError(f"MLflow in {folder}: {exc.message}; move the folder aside and train again") from exc
-    return registered
 
 
-def _register(client: "MlflowClient", folder: Path, bundle: Bundle, parameters: Mapping[str, object]) -> Registered:
+def _register(client: "MlflowClient", folder: Path, bundle: Bundle, parameters: Mapping[str, object]) -> "ModelVersion":
     manifest = bundle.manifest
     found = client.get_experiment_by_name(manifest.usecase)
     experiment = (
@@ -91,35 +139,42 @@ def _register(client: "MlflowClient", folder: Path, bundle: Bundle, parameters: 
     client.set_terminated(run_id)
     if not client.search_registered_models(f"name = '{manifest.name}'"):
         client.create_registered_model(manifest.name)
-    source = f"{run.info.artifact_uri}/{_ARTIFACT}"
-    version = client.create_model_version(
+    return client.create_model_version(
         manifest.name,
-        source,
+        f"{run.info.artifact_uri}/{_ARTIFACT}",
         run_id=run_id,
         tags={
             "bundle_version": str(manifest.version),
-            "digest": bundle.digest,
+            _DIGEST: bundle.digest,
             "layout_hash": f"{manifest.layout_hash:08x}",
         },
     )
-    client.set_registered_model_alias(manifest.name, CHAMPION, version.version)
-    return Registered(run_id, manifest.name, int(version.version), CHAMPION)
 
 
-def _check(client: "MlflowClient", registered: Registered, bundle: Bundle, target: Path) -> None:
-    """What the alias names is, byte for byte and score for score, what was exported."""
+def _point(client: "MlflowClient", folder: Path, alias: str, version: "ModelVersion", bundle: Bundle) -> Registered:
+    """Move the alias once what it will name is known to be the bundle, byte for byte and score for score."""
+    _check(version, bundle, folder / "check")
+    client.set_registered_model_alias(version.name, alias, version.version)
+    if _digest(client.get_model_version_by_alias(version.name, alias)) != bundle.digest:
+        raise RegistryError(f"{version.name}: alias {alias} was moved by somebody else; look at both, then try again")
+    return Registered(version.run_id, version.name, int(version.version), alias)
+
+
+def _check(version: "ModelVersion", bundle: Bundle, target: Path) -> None:
+    """What the registry gives back is what was exported."""
     import mlflow.artifacts
 
-    version = client.get_model_version_by_alias(registered.name, registered.alias)
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target) as aside:
         where = mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=aside)
         try:
             again = load_bundle(Path(where), digest=bundle.digest)
         except BundleError as exc:
-            raise RegistryError(f"{registered.name} version {registered.version}: {exc}") from exc
+            raise RegistryError(f"{version.name} version {version.version}: {exc}") from exc
         scores = again.model().score(again.golden.features, again.golden.ints)
         if not np.array_equal(scores, bundle.model().score(bundle.golden.features, bundle.golden.ints)):
-            raise RegistryError(
-                f"{registered.name} version {registered.version}: scores differ from the exported model's"
-            )
+            raise RegistryError(f"{version.name} version {version.version}: scores differ from the exported model's")
+
+
+def _digest(version: "ModelVersion") -> str:
+    return str(version.tags.get(_DIGEST, ""))
