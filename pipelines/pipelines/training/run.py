@@ -9,7 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from bundle import Bundle, Golden, Manifest, OnnxScorer, SplitTimes, TrainingWindow, load_bundle, write_bundle
+from bundle import (
+    VOCABULARIES,
+    Bundle,
+    Golden,
+    Manifest,
+    OnnxScorer,
+    SplitTimes,
+    TrainingWindow,
+    load_bundle,
+    write_bundle,
+)
 from definitions import kept_usecase
 from definitions.layout import Layout, layout_of
 from definitions.usecase import UseCase
@@ -19,7 +29,7 @@ from threadpoolctl import threadpool_limits
 from pipelines.datasets.dataset import Dataset
 from pipelines.datasets.split import Split, split_times
 from pipelines.evaluation.metrics import Metrics
-from pipelines.export import card, graphs, parity
+from pipelines.export import card, parity
 from pipelines.progress import SILENT, Progress
 from pipelines.registry import Registered, register
 from pipelines.training import trees as tree_settings
@@ -107,7 +117,11 @@ def train(
         licence = known.licence if known else ""
         card.write_card(manifest, licence, rows, _gains(ladder), Path(aside) / "model_card.md")
         (Path(aside) / kept_usecase.FILE).write_bytes(kept_usecase.to_json(usecase))
-        files = {path.name: path for path in Path(aside).iterdir()}
+        vocabularies = Path(aside) / VOCABULARIES
+        vocabularies.mkdir()
+        for column, values in ladder.inputs.vocabularies.items():
+            np.save(vocabularies / f"{column}.npy", values)
+        files = {str(path.relative_to(aside)): path for path in Path(aside).rglob("*") if path.is_file()}
         digest = write_bundle(bundles / name / str(version), manifest, files, sign=sign)
     bundle = load_bundle(bundles / name / str(version), digest=digest)
     if lake is not None:
@@ -118,7 +132,9 @@ def train(
     registered = None
     if mlflow is not None:
         progress.stage("register")
-        registered = register(mlflow, bundle, {"seed": seed, **tree_settings.PARAMETERS, "trees": ladder.trees.trees})
+        registered = register(
+            mlflow, bundle, {"seed": seed, **tree_settings.PARAMETERS, "trees": ladder.trees.model.trees}
+        )
     return TrainResult(
         bundle=bundle,
         metrics=ladder.metrics,
@@ -139,22 +155,21 @@ class _Exported:
 def _export(ladder: Ladder, examples: Examples, split: Split, folder: Path) -> _Exported:
     """Graphs, golden rows and drift baseline in `folder`; both graphs compared with their models on all rows."""
     paths = {LINEAR: folder / "fallback.onnx", TREES: folder / "model.onnx"}
-    graphs.export_linear(ladder.linear, ladder.encoder, paths[LINEAR])
-    graphs.export_trees(ladder.trees, ladder.encoder, paths[TREES])
-    x = ladder.encoder.expand(examples.features, ladder.ints)
     found = []
     onnx: dict[str, npt.NDArray[np.float32]] = {}
-    for name, reference in ((LINEAR, ladder.linear.score(x)), (TREES, ladder.trees.score(x))):
-        onnx[name] = OnnxScorer(paths[name]).score(examples.features, ladder.ints)
-        found.append(parity.compare(f"{name} in ONNX Runtime", reference, onnx[name], examples.user_id))
+    for model in (ladder.linear, ladder.trees):
+        model.export(paths[model.name])
+        onnx[model.name] = OnnxScorer(paths[model.name]).score(examples.features, ladder.ints)
+        reference = model.score(examples.features, ladder.ints)
+        found.append(parity.compare(f"{model.name} in ONNX Runtime", reference, onnx[model.name], examples.user_id))
     places = np.linspace(0, len(examples) - 1, min(GOLDEN_ROWS, len(examples))).astype(np.int64)
     Golden(
         examples.features[places],
-        ladder.ints[places] if ladder.ints is not None else np.empty((len(places), 0), np.int64),
+        ladder.ints[places],
         onnx[TREES][places],
         onnx[LINEAR][places],
     ).save(folder / "golden.npz")
-    card.write_reference(examples.features[split.fit], ladder.encoder.feature_names, folder / "reference.parquet")
+    card.write_reference(examples.features[split.fit], ladder.inputs.feature_names, folder / "reference.parquet")
     worst = parity.Parity(max(p.max_abs for p in found), sum(p.flips for p in found), found[0].rows)
     return _Exported(worst)
 
@@ -178,7 +193,7 @@ def _manifest(
         revision=layout.revision,
         layout_hash=layout.layout_hash,
         feature_names=layout.feature_names,
-        int_names=ladder.encoder.int_names,
+        int_names=ladder.inputs.int_names,
         window=TrainingWindow(from_us=int(examples.time_us.min()), to_us=split.test_from_us),
         commit=_commit(),
         seeds=(seed,),
@@ -194,10 +209,11 @@ def _manifest(
 
 
 def _gains(ladder: Ladder, top: int = 10) -> list[tuple[str, float]]:
-    gains = ladder.trees.booster.feature_importance("gain", iteration=ladder.trees.trees)
+    model, names = ladder.trees.model, ladder.trees.encoder.names
+    gains = model.booster.feature_importance("gain", iteration=model.trees)
     total = float(gains.sum()) or 1.0
     order = np.argsort(-gains, kind="stable")[:top]
-    return [(ladder.encoder.names[i], float(gains[i]) / total) for i in order]
+    return [(names[i], float(gains[i]) / total) for i in order]
 
 
 def _next_version(folder: Path) -> int:
