@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 UV := .tools/bin/uv
 BIN := .venv/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-PACKAGES := definitions stores bundle servicekit collector features archiver gateway pipelines local_stack loadtest millrace_cli
+PACKAGES := definitions stores bundle servicekit collector features archiver gateway simulator pipelines local_stack loadtest millrace_cli
 MANIFESTS := $(wildcard pyproject.toml */pyproject.toml */*/pyproject.toml)
 export PATH := $(CURDIR)/.tools/bin:$(CURDIR)/$(BIN):$(PATH)
 

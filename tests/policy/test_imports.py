@@ -15,6 +15,9 @@ ROOT = checkout_root()
 # folder of the package, a line to plant in it, the contract that must break
 PLANTED = [
     ("services/gateway/gateway", "import pipelines", "services import libraries and protos"),
+    ("services/gateway/gateway", "import simulator.truth", "no service imports another"),
+    ("services/collector/collector", "import simulator.world", "no service imports another"),
+    ("pipelines/pipelines", "import simulator.truth", "pipelines import libraries and protos"),
     ("services/gateway/gateway", "import pandas", "the gateway's closure holds no training library"),
     ("services/collector/collector", "import features.loop", "no service imports another"),
     ("libs/definitions/definitions", "import kafka", "definitions import protos only, and no I/O library"),
