@@ -93,10 +93,10 @@ class Fit(Protocol):
 RANKERS: Mapping[str, str] = {
     "lr": "pipelines.training.linear:fit",
     "lightgbm": "pipelines.training.trees:fit",
-    "fm": "pipelines.deep.fm:fit",
-    "dcn_v2": "pipelines.deep.dcn_v2:fit",
-    "dlrm": "pipelines.deep.dlrm:fit",
-    "sequence": "pipelines.deep.sequence:fit",
+    "fm": "pipelines.deep.rankers:fm",
+    "dcn_v2": "pipelines.deep.rankers:dcn_v2",
+    "dlrm": "pipelines.deep.rankers:dlrm",
+    "sequence": "pipelines.deep.rankers:sequence",
 }
 """Name -> `module:function` of its Fit."""
 

@@ -1,0 +1,168 @@
+"""The deep models behind the common interface: `pipelines.training.ranker.RANKERS` names these functions."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipelines.deep import export
+from pipelines.deep.heads import Head, Heads
+from pipelines.deep.inputs import Columns, Field, History
+from pipelines.deep.models import RankNet, Shape, build
+from pipelines.deep.trainer import Arrays, Recipe, Trainer
+from pipelines.progress import Progress
+from pipelines.training.inputs import Inputs
+from pipelines.training.linear import fit_calibration
+from pipelines.training.ranker import Rows, TrainData
+
+_SCORED_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes and recipe of one model; what validation chose on ML-100K (pipelines/README.md)."""
+
+    shape: Shape
+    recipe: Recipe
+
+
+PLANS = {
+    "fm": Plan(Shape(), Recipe()),
+    "dcn_v2": Plan(Shape(), Recipe()),
+    "dlrm": Plan(Shape(), Recipe()),
+    "sequence": Plan(Shape(), Recipe()),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class DeepRanker:
+    """A trained network and its heads."""
+
+    name: str
+    net: RankNet
+    heads: Heads
+
+    def predict(self, features: npt.NDArray[np.float32], ints: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Each head's prediction, float64 (n, heads)."""
+        parts = [np.empty((0, len(self.heads.heads)))]
+        with torch.inference_mode():
+            for start in range(0, len(features), _SCORED_AT_ONCE):
+                part = slice(start, start + _SCORED_AT_ONCE)
+                logits = self.net(torch.from_numpy(features[part]), torch.from_numpy(ints[part]))
+                parts.append(self.heads(logits).numpy().astype(np.float64))
+        return np.concatenate(parts)
+
+    def score(self, features: npt.NDArray[np.float32], ints: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """float64 (n,): the prediction of a single head, of several the sum by their weights."""
+        predictions = torch.from_numpy(self.predict(features, ints)).float()
+        out: npt.NDArray[np.float64] = self.heads.score(predictions)[:, 0].numpy().astype(np.float64)
+        return out
+
+    def export(self, path: Path) -> None:
+        """Write the graph."""
+        export.export(self.net, self.heads, path)
+
+
+def fm(data: TrainData, *, seed: int, threads: int, progress: Progress) -> DeepRanker:
+    """Factorization machine."""
+    return _fit("fm", data, seed, threads, progress)
+
+
+def dcn_v2(data: TrainData, *, seed: int, threads: int, progress: Progress) -> DeepRanker:
+    """Deep and cross network, second version."""
+    return _fit("dcn_v2", data, seed, threads, progress)
+
+
+def dlrm(data: TrainData, *, seed: int, threads: int, progress: Progress) -> DeepRanker:
+    """Deep learning recommendation model."""
+    return _fit("dlrm", data, seed, threads, progress)
+
+
+def sequence(data: TrainData, *, seed: int, threads: int, progress: Progress) -> DeepRanker:
+    """Attention of the candidate over the user's last items."""
+    return _fit("sequence", data, seed, threads, progress)
+
+
+def _fit(name: str, data: TrainData, seed: int, threads: int, progress: Progress) -> DeepRanker:
+    progress.stage(f"train {name}")
+    columns = columns_of(data.inputs, history=name == "sequence")
+    heads = [Head("label")]
+    return fit_network(name, columns, _arrays(data.fit), _arrays(data.valid), heads, seed=seed, threads=threads)
+
+
+def fit_network(
+    name: str,
+    columns: Columns,
+    fit: Arrays,
+    valid: Arrays,
+    heads: list[Head],
+    *,
+    plan: Plan | None = None,
+    seed: int = 0,
+    threads: int = 1,
+) -> DeepRanker:
+    """Train one network in this process and calibrate its probabilities on the validation rows.
+
+    Args:
+        name: of `models.BODIES`.
+        columns: what it reads of features and ints.
+        fit: rows for the weights; valid: later rows, for the early stop and the calibration.
+        heads: one for each column of the labels.
+        plan: sizes and recipe; None takes those of PLANS.
+        seed, threads: the same ones give the same network.
+    """
+    plan = plan or PLANS[name]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        net = build(name, columns, fit.features, plan.shape, heads=len(heads), seed=seed)
+        meaning = Heads(heads, torch.from_numpy(fit.labels))
+        Trainer(net, meaning, fit, valid, plan.recipe, seed=seed).run()
+        return calibrated(name, net.cpu(), meaning.cpu(), valid)
+    finally:
+        torch.set_num_threads(before)
+
+
+def calibrated(name: str, net: RankNet, heads: Heads, valid: Arrays) -> DeepRanker:
+    """Platt's slope and shift of each probability, by the validation rows."""
+    ranker = DeepRanker(name, net.eval(), heads)
+    probability = ranker.predict(valid.features, valid.ints)
+    for i, head in enumerate(heads.heads):
+        label = valid.labels[:, i]
+        if head.objective == "cross_entropy" and label.min() < label.max():
+            logits = np.log(probability[:, i]) - np.log1p(-probability[:, i])
+            slope, shift = fit_calibration(logits, label.astype(np.int64))
+            heads.calibrate(i, slope, shift)
+    return ranker
+
+
+def columns_of(inputs: Inputs, *, history: bool) -> Columns:
+    """What networks read of a training's inputs; the user's newest items only with `history`."""
+    fields = [Field(code.name, _places(code.places), code.size, code.name) for code in inputs.codes]
+    candidate = None
+    if inputs.item is not None:
+        candidate = inputs.item.name
+        fields.append(Field(candidate, _places(inputs.item.places), inputs.item.size, candidate))
+    found = None
+    if history and inputs.history is not None:
+        past = inputs.history
+        ids = Field(past.name, _places(past.ids), past.size, candidate or past.name)
+        found = History(ids, _places(past.values))
+    return Columns(
+        features=len(inputs.feature_names),
+        ints=len(inputs.int_names),
+        numbers=_places(inputs.floats),
+        fields=tuple(fields),
+        history=found,
+        candidate=candidate if found else None,
+    )
+
+
+def _places(places: npt.NDArray[np.int64]) -> tuple[int, ...]:
+    return tuple(int(place) for place in places)
+
+
+def _arrays(rows: Rows) -> Arrays:
+    return Arrays(rows.features, rows.ints, rows.label.astype(np.float32)[:, None], rows.weight)
