@@ -47,6 +47,10 @@ def examples(layout: Layout) -> Examples:
         item_id=ids,
         time_us=number * 1_000_000,
         layout_hash=layout.layout_hash,
+        request_id=np.zeros(N, np.uint64),
+        logged=np.zeros(N, bool),
+        value=np.zeros(N, np.float32),
+        heads={},
     )
 
 

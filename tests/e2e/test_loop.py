@@ -103,7 +103,8 @@ class Loop:
         none = np.zeros(n, np.int64)
         examples = Examples(
             filled.features, filled.user_ints, filled.item_ints, none, none.astype(np.float32), queries.item_id,
-            queries.user_id, queries.item_id, queries.time_us, layout.layout_hash,
+            queries.user_id, queries.item_id, queries.time_us, layout.layout_hash, np.zeros(n, np.uint64),
+            none.astype(bool), none.astype(np.float32), {},
         )  # fmt: skip
         found: list[float] = offline_scores(self.bundle(version), layout, examples, 2).tolist()
         return found
