@@ -38,12 +38,14 @@ class ModelPin(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., layout_hash: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class ServingState(_message.Message):
-    __slots__ = ("pin", "previous")
+    __slots__ = ("pin", "previous", "champion")
     PIN_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    CHAMPION_FIELD_NUMBER: _ClassVar[int]
     pin: ModelPin
     previous: ModelPin
-    def __init__(self, pin: _Optional[_Union[ModelPin, _Mapping]] = ..., previous: _Optional[_Union[ModelPin, _Mapping]] = ...) -> None: ...
+    champion: ModelPin
+    def __init__(self, pin: _Optional[_Union[ModelPin, _Mapping]] = ..., previous: _Optional[_Union[ModelPin, _Mapping]] = ..., champion: _Optional[_Union[ModelPin, _Mapping]] = ...) -> None: ...
 
 class Decision(_message.Message):
     __slots__ = ("usecase", "kind", "reason", "actor", "time_us", "state")
