@@ -98,6 +98,17 @@ class Batch:
     known: Tensor
     values: Tensor
 
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def take(self, rows: Tensor | slice) -> "Batch":
+        """Some of the candidates."""
+        return Batch(self.numbers[rows], self.rows[rows], self.known[rows], self.values[rows])
+
+    def to(self, device: torch.device) -> "Batch":
+        """On another device."""
+        return Batch(*(part.to(device) for part in (self.numbers, self.rows, self.known, self.values)))
+
 
 class Inputs(nn.Module):
     """`features` (n, F) and `int_features` (n, K) -> `Batch`; constants of the fit rows, nothing trained.
@@ -132,6 +143,11 @@ class Inputs(nn.Module):
         values = ints[:, self.values].to(torch.float32) / UNITS_PER_VALUE
         return Batch(numbers, codes + self.starts, codes != 0, values)
 
+    def dropped(self, batch: Batch, share: float, random: torch.Generator) -> Batch:
+        """`batch` with a `share` of its codes read as unknown, so that the rows of code 0 are trained."""
+        kept = torch.rand(batch.rows.shape, generator=random) >= share
+        return Batch(batch.numbers, torch.where(kept, batch.rows, self.starts.cpu()), batch.known & kept, batch.values)
+
 
 def _scaling(features: Matrix) -> tuple[npt.NDArray[np.bool_], Matrix, Matrix]:
     """(logged, center, scale) of each column: long-tailed ones by log1p, then mean 0 and deviation 1."""
@@ -146,9 +162,3 @@ def _scaling(features: Matrix) -> tuple[npt.NDArray[np.bool_], Matrix, Matrix]:
         center, spread = np.nan_to_num(np.nanmean(bent, axis=0)), np.nan_to_num(np.nanstd(bent, axis=0))
     scale = np.where(spread > 1e-9, 1 / np.maximum(spread, 1e-9), 0.0)
     return logged, center.astype(np.float32), scale.astype(np.float32)
-
-
-def drop_codes(ints: Tensor, share: float, random: torch.Generator) -> Tensor:
-    """`ints` (n, K) with a `share` of the codes made 0, so that the rows of code 0 are trained."""
-    kept = torch.rand(ints.shape, generator=random) >= share
-    return ints * kept

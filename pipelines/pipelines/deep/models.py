@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipelines.deep.inputs import Batch, Columns, Inputs, Matrix
+from pipelines.deep.parallel import World
+from pipelines.deep.sharding import SHARD_BYTES, ShardedTable, table_rows
 
 
 @dataclass(frozen=True)
@@ -208,8 +210,18 @@ class RankNet(nn.Module):
         return self.body(batch, self.table(batch.rows))
 
 
-def build(name: str, columns: Columns, features: Matrix, shape: Shape, *, heads: int = 1, seed: int = 0) -> RankNet:
-    """A new network.
+def build(
+    name: str,
+    columns: Columns,
+    features: Matrix,
+    shape: Shape,
+    *,
+    heads: int = 1,
+    seed: int = 0,
+    world: World | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> RankNet:
+    """A new network, its weights the same for any number of processes.
 
     Args:
         name: of BODIES.
@@ -217,7 +229,9 @@ def build(name: str, columns: Columns, features: Matrix, shape: Shape, *, heads:
         features: float32 (n, F) of the fit rows, for the scaling.
         shape: its sizes.
         heads: how many outputs.
-        seed: of the first weights. The table's rows are drawn by `table_rows`, the same for any number of shards.
+        seed: of the first weights.
+        world: the processes that train it together; None = this one alone.
+        shard_bytes: a table from this size on is sharded over the world.
 
     Raises:
         ValueError: the body cannot read these columns.
@@ -226,21 +240,12 @@ def build(name: str, columns: Columns, features: Matrix, shape: Shape, *, heads:
         torch.manual_seed(seed)
         body = BODIES[name](columns, shape, heads)
     width = body.table_width(shape)
-    table = nn.Embedding(columns.rows, width, _weight=table_rows(columns.rows, width, seed))
+    table: nn.Module
+    if world is not None and world.size > 1 and 4 * width * columns.rows >= shard_bytes:
+        table = ShardedTable(columns.rows, width, world, seed)
+    else:
+        table = nn.Embedding(columns.rows, width, _weight=table_rows(columns.rows, width, seed))
     return RankNet(Inputs(columns, features), table, body)
-
-
-_CHUNK = 65_536
-
-
-def table_rows(rows: int, width: int, seed: int, *, rank: int = 0, world: int = 1) -> Tensor:
-    """First weights of the table's rows `rank`, `rank + world`, ...: float32, the same whatever `world` is."""
-    parts = []
-    for chunk, start in enumerate(range(0, rows, _CHUNK)):
-        random = torch.Generator().manual_seed(seed * 1_000_003 + chunk)
-        drawn = torch.randn(min(_CHUNK, rows - start), width, generator=random) * 0.05
-        parts.append(drawn[(rank - start) % world :: world])
-    return torch.cat(parts) if parts else torch.empty(0, width)
 
 
 def mlp(width: int, hidden: tuple[int, ...]) -> nn.Sequential:

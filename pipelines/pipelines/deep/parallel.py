@@ -25,16 +25,21 @@ class World:
         return self.rank == 0
 
 
+def alone() -> World:
+    """One process, on the GPU if there is one."""
+    return World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 @contextmanager
 def world() -> Iterator[World]:
     """The world that this process was started into: by `torchrun` with others, else alone.
 
     NCCL and one GPU a process where CUDA is there, else gloo on the CPU.
     """
-    cuda = torch.cuda.is_available()
     if not dist.is_torchelastic_launched():
-        yield World(device=torch.device("cuda" if cuda else "cpu"))
+        yield alone()
         return
+    cuda = torch.cuda.is_available()
     device = torch.device("cuda", dist.get_node_local_rank()) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
@@ -49,7 +54,7 @@ def replicated(module: nn.Module, world: World) -> nn.Module:
     """`module` with its gradients summed over the world: the loss is a sum over rows divided by the global batch."""
     if world.size == 1 or not any(each.requires_grad for each in module.parameters()):
         return module
-    copies = DistributedDataParallel(module, broadcast_buffers=False)
+    copies = DistributedDataParallel(module, forward_sync_buffers=False)
     copies.register_comm_hook(None, _sum_gradients)  # its own way is the mean, wrong where shares differ in rows
     return copies
 

@@ -1,5 +1,6 @@
 """The deep models behind the common interface: `pipelines.training.ranker.RANKERS` names these functions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +9,13 @@ import numpy.typing as npt
 import torch
 
 from pipelines.deep import export
+from pipelines.deep.checkpoint import Checkpoints
 from pipelines.deep.heads import Head, Heads
 from pipelines.deep.inputs import Columns, Field, History
 from pipelines.deep.models import RankNet, Shape, build
-from pipelines.deep.trainer import Arrays, Recipe, Trainer
+from pipelines.deep.parallel import World, alone
+from pipelines.deep.sharding import SHARD_BYTES
+from pipelines.deep.trainer import Arrays, Recipe, State, Trainer, whole
 from pipelines.progress import Progress
 from pipelines.training.inputs import Inputs
 from pipelines.training.linear import fit_calibration
@@ -38,11 +42,12 @@ PLANS = {
 
 @dataclass(frozen=True, eq=False)
 class DeepRanker:
-    """A trained network and its heads."""
+    """A trained network and its heads. `state`: the loss of each step, and of the validation rows after each epoch."""
 
     name: str
     net: RankNet
     heads: Heads
+    state: State
 
     def predict(self, features: npt.NDArray[np.float32], ints: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Each head's prediction, float64 (n, heads)."""
@@ -88,8 +93,9 @@ def sequence(data: TrainData, *, seed: int, threads: int, progress: Progress) ->
 def _fit(name: str, data: TrainData, seed: int, threads: int, progress: Progress) -> DeepRanker:
     progress.stage(f"train {name}")
     columns = columns_of(data.inputs, history=name == "sequence")
-    heads = [Head("label")]
-    return fit_network(name, columns, _arrays(data.fit), _arrays(data.valid), heads, seed=seed, threads=threads)
+    return fit_network(
+        name, columns, arrays_of(data.fit), arrays_of(data.valid), [Head("label")], seed=seed, threads=threads
+    )
 
 
 def fit_network(
@@ -97,45 +103,53 @@ def fit_network(
     columns: Columns,
     fit: Arrays,
     valid: Arrays,
-    heads: list[Head],
+    heads: Sequence[Head],
     *,
     plan: Plan | None = None,
     seed: int = 0,
     threads: int = 1,
+    world: World | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    checkpoints: Checkpoints | None = None,
 ) -> DeepRanker:
-    """Train one network in this process and calibrate its probabilities on the validation rows.
+    """Train one network and calibrate its probabilities on the validation rows; the same in every process of `world`.
 
     Args:
         name: of `models.BODIES`.
         columns: what it reads of features and ints.
-        fit: rows for the weights; valid: later rows, for the early stop and the calibration.
+        fit: rows for the weights; valid: later rows, for the early stop and the calibration; all in each process.
         heads: one for each column of the labels.
         plan: sizes and recipe; None takes those of PLANS.
         seed, threads: the same ones give the same network.
+        world: the processes that train together; None = this one alone, on the GPU if there is one.
+        shard_bytes: a table from this size on is sharded over the world.
+        checkpoints: where the training resumes if it was killed; None writes none.
     """
-    plan = plan or PLANS[name]
+    plan, world = plan or PLANS[name], world or alone()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        net = build(name, columns, fit.features, plan.shape, heads=len(heads), seed=seed)
+        net = build(
+            name, columns, fit.features, plan.shape, heads=len(heads), seed=seed, world=world, shard_bytes=shard_bytes
+        )
         meaning = Heads(heads, torch.from_numpy(fit.labels))
-        Trainer(net, meaning, fit, valid, plan.recipe, seed=seed).run()
-        return calibrated(name, net.cpu(), meaning.cpu(), valid)
+        trainer = Trainer(net, meaning, fit, valid, plan.recipe, seed=seed, world=world, checkpoints=checkpoints)
+        state = trainer.run()
+        ranker = DeepRanker(name, whole(net), meaning.cpu(), state)
+        _calibrate(ranker, valid)
+        return ranker
     finally:
         torch.set_num_threads(before)
 
 
-def calibrated(name: str, net: RankNet, heads: Heads, valid: Arrays) -> DeepRanker:
-    """Platt's slope and shift of each probability, by the validation rows."""
-    ranker = DeepRanker(name, net.eval(), heads)
+def _calibrate(ranker: DeepRanker, valid: Arrays) -> None:
+    """Platt's slope and shift of each probability."""
     probability = ranker.predict(valid.features, valid.ints)
-    for i, head in enumerate(heads.heads):
+    for i, head in enumerate(ranker.heads.heads):
         label = valid.labels[:, i]
         if head.objective == "cross_entropy" and label.min() < label.max():
             logits = np.log(probability[:, i]) - np.log1p(-probability[:, i])
-            slope, shift = fit_calibration(logits, label.astype(np.int64))
-            heads.calibrate(i, slope, shift)
-    return ranker
+            ranker.heads.calibrate(i, *fit_calibration(logits, label.astype(np.int64)))
 
 
 def columns_of(inputs: Inputs, *, history: bool) -> Columns:
@@ -164,5 +178,6 @@ def _places(places: npt.NDArray[np.int64]) -> tuple[int, ...]:
     return tuple(int(place) for place in places)
 
 
-def _arrays(rows: Rows) -> Arrays:
+def arrays_of(rows: Rows) -> Arrays:
+    """One head: the label."""
     return Arrays(rows.features, rows.ints, rows.label.astype(np.float32)[:, None], rows.weight)

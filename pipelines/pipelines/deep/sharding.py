@@ -6,7 +6,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipelines.deep.models import table_rows
 from pipelines.deep.parallel import World
 
 SHARD_BYTES = 2**30
@@ -50,6 +49,19 @@ class ShardedTable(nn.Module):
         parts = [torch.empty_like(padded) for _ in range(self.world.size)]
         dist.all_gather(parts, padded)
         return torch.stack(parts, 1).reshape(-1, self.width)[: self.rows]
+
+
+_CHUNK = 65_536
+
+
+def table_rows(rows: int, width: int, seed: int, *, rank: int = 0, world: int = 1) -> Tensor:
+    """First weights of the table's rows `rank`, `rank + world`, ...: float32, the same whatever `world` is."""
+    parts = []
+    for chunk, start in enumerate(range(0, rows, _CHUNK)):
+        random = torch.Generator().manual_seed(seed * 1_000_003 + chunk)
+        drawn = torch.randn(min(_CHUNK, rows - start), width, generator=random) * 0.05
+        parts.append(drawn[(rank - start) % world :: world])
+    return torch.cat(parts) if parts else torch.empty(0, width)
 
 
 class _Exchange(torch.autograd.Function):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipelines.deep.checkpoint import Checkpoints
 from pipelines.deep.heads import Heads
-from pipelines.deep.inputs import drop_codes
+from pipelines.deep.inputs import Batch, Inputs
 from pipelines.deep.models import RankNet
 from pipelines.deep.parallel import World, replicated, total
 from pipelines.deep.sampler import Sampler
@@ -87,8 +87,9 @@ class Trainer:
         if len(fit) == 0 or len(valid) == 0:
             raise TrainingError("a network needs rows to fit and rows to stop by; load more data")
         self.world = world or World()
-        self.net, self.heads = net.to(self.world.device), heads.to(self.world.device)
-        self.fit, self.valid, self.recipe = fit, valid, recipe
+        # What the inputs make of a row never changes: done once, not in each epoch.
+        self._fit, self._valid = _prepared(net.inputs, fit), _prepared(net.inputs, valid)
+        self.net, self.heads, self.recipe = net.to(self.world.device), heads.to(self.world.device), recipe
         self.sampler = Sampler(len(fit), recipe.batch, seed)
         self.checkpoints = checkpoints
         self.state = State()
@@ -123,40 +124,35 @@ class Trainer:
 
     def _learn(self, rows: Tensor, random: torch.Generator) -> float:
         """One step on the global batch `rows`; its mean loss."""
-        features, ints, labels, weight = self._tensors(self.fit, rows.numpy())
-        ints = drop_codes(ints, self.recipe.drop, random)
+        # Codes are dropped before the batch is shared out: the same ones, however many share it.
+        batch = self.net.inputs.dropped(self._fit[0].take(rows), self.recipe.drop, random)
         mine = slice(self.world.rank, None, self.world.size)
-        features, ints, labels, weight = (each[mine].to(self.world.device) for each in (features, ints, labels, weight))
-        loss = self._loss(features, ints, labels, weight) / (len(rows) * labels.shape[1])
+        labels, weight = self._fit[1][rows[mine]], self._fit[2][rows[mine]]
+        loss = self._loss(batch.take(mine), labels, weight) / (len(rows) * labels.shape[1])
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
         return float(total(loss, self.world))
 
-    def _loss(self, features: Tensor, ints: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    def _loss(self, batch: Batch, labels: Tensor, weight: Tensor) -> Tensor:
         """Summed over rows and heads."""
-        batch = self.net.inputs(features, ints)
-        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self._mixed):
+        device = self.world.device
+        batch = batch.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._mixed):
             logits = self._body(batch, self._table(batch.rows))
-        return (self.heads.losses(logits.float(), labels).sum(1) * weight).sum()
+        return (self.heads.losses(logits.float(), labels.to(device)).sum(1) * weight.to(device)).sum()
 
     @torch.no_grad()
     def _validate(self) -> float:
         """Mean loss of the validation rows, each looked at by one process."""
         self.net.eval()
+        batch, labels, weight = self._valid
         summed = torch.zeros((), device=self.world.device)
         size = self.recipe.batch * 4
-        for start in range(0, len(self.valid), size):
-            share = np.arange(start, min(start + size, len(self.valid)))[self.world.rank :: self.world.size]
-            parts = (each.to(self.world.device) for each in self._tensors(self.valid, share))
-            summed += self._loss(*parts)
-        return float(total(summed, self.world)) / (len(self.valid) * self.valid.labels.shape[1])
-
-    @staticmethod
-    def _tensors(arrays: Arrays, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        parts = (arrays.features, arrays.ints, arrays.labels, arrays.weight)
-        features, ints, labels, weight = (torch.from_numpy(part[rows]) for part in parts)
-        return features, ints, labels, weight
+        for start in range(0, len(labels), size):
+            mine = slice(start + self.world.rank, min(start + size, len(labels)), self.world.size)
+            summed += self._loss(batch.take(mine), labels[mine], weight[mine])
+        return float(total(summed, self.world)) / labels.numel()
 
     def _snapshot(self) -> dict[str, Any]:
         cuda = [torch.cuda.get_rng_state(self.world.device)] if self.world.device.type == "cuda" else []
@@ -178,6 +174,12 @@ class Trainer:
         torch.set_rng_state(found["random"][0].cpu())
         for cuda in found["random"][1:]:
             torch.cuda.set_rng_state(cuda.cpu(), self.world.device)
+
+
+def _prepared(inputs: Inputs, arrays: Arrays) -> tuple[Batch, Tensor, Tensor]:
+    """(batch, labels, weight) of all rows, on the CPU."""
+    features, ints = torch.from_numpy(arrays.features), torch.from_numpy(arrays.ints)
+    return inputs(features, ints), torch.from_numpy(arrays.labels), torch.from_numpy(arrays.weight)
 
 
 def whole(net: RankNet) -> RankNet:
