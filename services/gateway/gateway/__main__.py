@@ -7,6 +7,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import grpc.aio
@@ -25,13 +26,15 @@ from gateway.admission import LoopLag
 from gateway.breaker import Breaker
 from gateway.bundles import BundleLoader, InProcess, InTriton, MakeScorer
 from gateway.decisions import Decisions, DecisionsReader
-from gateway.errors import ImpressionTooLarge
+from gateway.errors import BundleRefused, ImpressionTooLarge
 from gateway.impressions import check_largest
 from gateway.local_model import Worker
 from gateway.metrics import Metrics
 from gateway.servicer import SERVICE, RankingServicer
-from gateway.serving import Serving, Shared
+from gateway.ranking import Ranker
+from gateway.serving import Common, Serving, Shared
 from gateway.settings import Settings
+from gateway.switch import Switch
 from gateway.triton import TritonClient
 
 _POLL_S: Final = 0.02
@@ -70,11 +73,10 @@ def _trust(settings: Settings) -> Trust:
 
 async def _run(kit: Kit, settings: Settings, layouts: list[Layout]) -> int:
     try:
-        gateway = Gateway(kit, settings, layouts)
+        return await Gateway(kit, settings, layouts).run()
     except StoreError as exc:  # LMDB's folder cannot be opened
         kit.log.error("stopped", error=str(exc), kind=type(exc).__name__)
         return EXIT_ENVIRONMENT
-    return await gateway.run()
 
 
 class Gateway:
@@ -92,31 +94,42 @@ class Gateway:
             make_scorer = InTriton(triton)
             self._watch("triton_in_flight", "Calls to Triton under way, orphans included.", lambda: triton.in_flight)
         self._watch("loop_lag_seconds", "Worst delay of the event loop in the last second.", self._lag.worst_s)
-        loaders = {
-            layout.usecase.name: BundleLoader(
-                settings.bundles, layout, make_scorer, self._worker, lambda: _trust(settings)
-            )
-            for layout in layouts
+        self._rankers: dict[str, Ranker] = {}
+        shared = Shared(settings, self._metrics, self._lag, Breaker(time.monotonic))
+        self._layouts = layouts
+        self._commons = [Common(layout.usecase, shared) for layout in layouts]
+        self._switches = {
+            layout.usecase.name: self._switch(layout, common, shared, make_scorer)
+            for layout, common in zip(layouts, self._commons, strict=True)
         }
-        decisions = Decisions(loaders, lambda *labels: self._metrics.bundles.labels(*labels).inc())
+        decisions = Decisions(self._switches, lambda *labels: self._metrics.bundles.labels(*labels).inc())
         self._decisions = DecisionsReader(decisions, settings.kafka, self._fail)
-        breaker = Breaker(time.monotonic)
-        shared = Shared(settings, self._metrics, self._lag, breaker, decisions.active, self._fail)
-        self._servings = [Serving(layout, shared) for layout in layouts]
+
+    def _switch(self, layout: Layout, common: Common, shared: Shared, make_scorer: MakeScorer) -> Switch:
+        name, settings = layout.usecase.name, self._settings
+        return Switch(
+            name,
+            load=BundleLoader(settings.bundles, layout.usecase, make_scorer, self._worker, lambda: _trust(settings)),
+            make=lambda wanted, failed: Serving(wanted, common, shared, failed),
+            rankers=self._rankers,
+            stopping=self._kit.stop.is_set,
+            fail=self._fail,
+            tell=partial(self._metrics.layout, name),
+            linger_s=settings.rank_ceiling_s,
+        )
 
     async def run(self) -> int:
         """Read the log to its end, warm up, serve until asked to stop, drain. Returns the exit code."""
         kit, settings = self._kit, self._settings
-        kit.ready.expect("items", "decisions", "warm", "listening")
+        kit.ready.expect("decisions", "warm", "listening")
         self._lag.start()
+        for common in self._commons:
+            common.impressions.start()
         self._decisions.start()
-        for serving in self._servings:
-            serving.start()
         budget = Budget(settings.drain_s)
         try:
             if await self._read_and_warm():
-                rankers = {serving.usecase: serving.ranker for serving in self._servings}
-                servicer = RankingServicer(rankers, ceiling_s=settings.rank_ceiling_s, metrics=self._metrics)
+                servicer = RankingServicer(self._rankers, ceiling_s=settings.rank_ceiling_s, metrics=self._metrics)
                 budget = await serve(
                     kit,
                     lambda server: _register(servicer, server),
@@ -132,17 +145,18 @@ class Gateway:
     async def _read_and_warm(self) -> bool:
         """Whether to serve; False if the process was asked to stop first. Waits for the log, never for Triton."""
         ready = self._kit.ready
-        read = {"decisions": False, "items": False}
-        while not all(read.values()):
+        while not self._decisions.caught_up:  # what is pinned has its items in memory, and is warm
             if self._kit.stop.is_set():
                 return False
             await asyncio.sleep(_POLL_S)
-            read["decisions"] = self._decisions.caught_up
-            read["items"] = all(serving.readers.caught_up for serving in self._servings)
-            for name, holds in read.items():
-                ready.set(name, holds)
-        for serving in self._servings:
-            await serving.warm()
+        ready.set("decisions", holds=True)
+        for layout in self._layouts:
+            try:
+                await self._switches[layout.usecase.name].begin(layout)
+            except BundleRefused as exc:
+                if not self._kit.stop.is_set():
+                    self._fail(exc)
+                return False
         gc.collect()
         gc.freeze()  # what lives for ever is not walked again: a full collection took longer than a request
         ready.set("warm", holds=True)
@@ -151,8 +165,10 @@ class Gateway:
     async def _close(self, budget: Budget) -> None:
         """Stop reading, flush impressions, let the calls to Triton end, all within what is left of the drain."""
         await asyncio.to_thread(self._decisions.stop)
-        for serving in self._servings:
-            await serving.close(budget.left_s())
+        for switch in self._switches.values():
+            await switch.close()
+        for common in self._commons:
+            await common.close(budget.left_s())
         if self._triton is not None:
             await self._triton.close(min(_ORPHANS_S, budget.left_s()))
         self._worker.close()

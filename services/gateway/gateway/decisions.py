@@ -1,8 +1,8 @@
-"""Follows topic `decisions`: loads what it pins and swaps one reference, or refuses it and keeps the former."""
+"""Follows topic `decisions`: has what it pins served, or keeps the former where that is refused."""
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -11,36 +11,43 @@ from servicekit.kafka import TopicReader
 from servicekit.topics import DECISIONS
 
 from gateway.errors import BundleRefused
-from gateway.model import ActiveModel
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.decisions")
 
-LoadModel = Callable[[pb.ModelPin], ActiveModel]
 _WAKE_S: Final = 0.05
 
 
+class Served(Protocol):
+    """A use case, as decisions change it. Called from one thread; each call returns when it is in force."""
+
+    def serve(self, pin: pb.ModelPin) -> None:
+        """Load the pinned model and serve it. Raises BundleRefused: the former stays."""
+
+    def remove(self) -> None:
+        """Serve no model."""
+
+    def keep(self, previous: pb.ModelPin | None) -> None:
+        """What a rollback would return to: nothing else need be kept for it."""
+
+
 class Decisions:
-    """The pinned model of each use case; `load` makes it from a pin and raises BundleRefused.
+    """The pin of each use case that is in force.
 
     Records are only noted as they come and judged by another thread (`judge`), newest of each use case alone: a long
     history costs one load. `count(usecase, outcome)` is told of each: loaded, refused, removed, unreadable.
     """
 
-    def __init__(self, load: Mapping[str, LoadModel], count: Callable[[str, str], None]) -> None:
-        self._load = load
+    def __init__(self, served: Mapping[str, Served], count: Callable[[str, str], None]) -> None:
+        self._served = served
         self._count = count
-        self._active: dict[str, ActiveModel] = {}
+        self._pins: dict[str, pb.ModelPin] = {}
         self._newest: dict[str, bytes] = {}
         self._lock = threading.Lock()
-
-    def active(self, usecase: str) -> ActiveModel | None:
-        """What serves now; None before the first good decision."""
-        return self._active.get(usecase)
 
     def take(self, partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:  # noqa: ARG002
         """A record of `decisions`. Those of use cases that we do not serve are not ours to judge."""
         usecase = (key or b"").decode(errors="replace")
-        if usecase in self._load and value is not None:
+        if usecase in self._served and value is not None:
             with self._lock:
                 self._newest[usecase] = value
 
@@ -58,21 +65,26 @@ class Decisions:
             log.error("decision unreadable, former model stays", usecase=usecase, error=str(exc))
             self._count(usecase, "unreadable")
             return
-        if not state.HasField("pin"):
-            if self._active.pop(usecase, None) is not None:
-                log.info("no model is pinned any more", usecase=usecase)
-                self._count(usecase, "removed")
-            return
-        pin, former = state.pin, self._active.get(usecase)
+        if state.HasField("pin"):
+            self._serve(usecase, state.pin)
+        elif self._pins.pop(usecase, None) is not None:
+            self._served[usecase].remove()
+            log.info("no model is pinned any more", usecase=usecase)
+            self._count(usecase, "removed")
+        self._served[usecase].keep(state.previous if state.HasField("previous") else None)
+
+    def _serve(self, usecase: str, pin: pb.ModelPin) -> None:
+        former = self._pins.get(usecase)
         if former is not None and (former.name, former.version, former.digest) == (pin.name, pin.version, pin.digest):
             return
         try:
-            self._active[usecase] = self._load[usecase](pin)
+            self._served[usecase].serve(pin)
         except BundleRefused as exc:
             stays = f"{former.name}/{former.version}" if former else "none"
             log.error("bundle refused, former model stays", usecase=usecase, former=stays, error=str(exc))
             self._count(usecase, "refused")
             return
+        self._pins[usecase] = pin
         log.info("model swapped", usecase=usecase, model=pin.name, version=pin.version, digest=pin.digest)
         self._count(usecase, "loaded")
 

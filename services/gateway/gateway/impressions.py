@@ -51,7 +51,6 @@ class Impressions:
     def __init__(
         self,
         log: Log,
-        layout: Layout,
         *,
         usecase: str,
         share: float,
@@ -61,7 +60,6 @@ class Impressions:
         max_bytes: int = MAX_QUEUED_BYTES,
     ) -> None:
         self._log = log
-        self._layout = layout
         self._usecase = usecase
         self._share = share
         self._count = count
@@ -110,7 +108,7 @@ class Impressions:
     def _run(self) -> None:
         while (shown := self._queue.get()) is not None:
             try:
-                value = encode(shown, self._layout, self._usecase, full=shown.ranking.request_id < self._share * _WHOLE)
+                value = encode(shown, self._usecase, full=shown.ranking.request_id < self._share * _WHOLE)
                 self._log.send(shown.query.user_id, value, self._lost)
             except Exception as exc:  # noqa: BLE001  one impression, whatever is wrong with it or with Kafka, must not end the log
                 self._lost(exc)
@@ -143,7 +141,7 @@ def check_largest(layout: Layout) -> None:
         )
 
 
-def encode(shown: Shown, layout: Layout, usecase: str, *, full: bool) -> bytes:
+def encode(shown: Shown, usecase: str, *, full: bool) -> bytes:
     """The Impression's bytes; `full` takes all candidates, else the shown items."""
     ranking, query = shown.ranking, shown.query
     places = len(ranking.item_ids)
@@ -158,7 +156,7 @@ def encode(shown: Shown, layout: Layout, usecase: str, *, full: bool) -> bytes:
         time_us=shown.time_us,
         usecase=usecase,
         positions=np.where(on_list, np.arange(1, count + 1), 0).tolist(),
-        layout_hash=layout.layout_hash,
+        layout_hash=shown.layout_hash,
         model_name=ranking.model_name,
         model_version=ranking.model_version,
         rung=RUNGS[ranking.rung],

@@ -41,6 +41,10 @@ class CatalogueItems:
         """Whether each is in the catalogue, bool (n,)."""
         return self._snapshot.known(item_ids)
 
+    def markers(self) -> dict[int, int]:
+        """Partition -> offset below which its partials are in."""
+        return self._snapshot.markers()
+
     def refresh(self) -> None:
         """Order the catalogue by popularity anew, if anything changed."""
         item_ids, scores = self._snapshot.popular(_ALL)

@@ -1,6 +1,7 @@
 """The gateway's own metrics. Labels are bound once: looking them up costs more than counting."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -25,6 +26,12 @@ class Metrics:
         self.bundles = counter("bundles", "Decisions by what became of their bundle.", "usecase", "outcome")
         self.orphans = counter("triton_orphans", "Calls to Triton that outlived their request.")
         self.no_deadline = counter("requests_without_deadline", "Requests whose caller set no deadline.")
+        self._layouts = Gauge(
+            "gateway_layouts",
+            "Revisions held in memory: 1 answers, 0 stands by for a rollback.",
+            ["usecase", "revision"],
+            registry=registry,
+        )
         self._left = counter("rung_left", "Rungs passed over.", "rung", "reason")
         self._tied = counter("tied_rows", "Rows whose values may count events at or after the request's time.")
         self._rows = counter("user_rows", "Reads of user rows by outcome.", "outcome")
@@ -39,6 +46,14 @@ class Metrics:
     def watch(self, registry: CollectorRegistry, name: str, text: str, value: Callable[[], float]) -> None:
         """A gauge that asks `value` at each scrape."""
         Gauge(f"gateway_{name}", text, registry=registry).set_function(value)
+
+    def layout(self, usecase: str, revision: int, state: int | None) -> None:
+        """A revision answers (1), stands by (0), or is no longer in memory."""
+        if state is not None:
+            self._layouts.labels(usecase, str(revision)).set(state)
+            return
+        with suppress(KeyError):
+            self._layouts.remove(usecase, str(revision))
 
     def rung_left(self, rung: Rung, reason: Reason) -> None:
         """A rung was passed over."""

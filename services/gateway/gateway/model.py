@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from definitions.layout import Layout
 
 from gateway.query import Floats, Ints
 
@@ -33,7 +34,10 @@ class IntColumns(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ActiveModel:
-    """The pinned model: rung MODEL by `model`, rung LOCAL_MODEL by `local`. Requests keep the one they began with."""
+    """The pinned model: rung MODEL by `model`, rung LOCAL_MODEL by `local`. Requests keep the one they began with.
+
+    `layout`: what its rows and inputs are made by.
+    """
 
     name: str
     version: int
@@ -41,6 +45,7 @@ class ActiveModel:
     model: Scorer
     local: Scorer | None
     ints: IntColumns
+    layout: Layout
 
 
 def finite(scores: npt.NDArray[np.float32]) -> bool:

@@ -98,6 +98,7 @@ class Shown:
     user_ints: Ints
     item_ints: Ints
     item_markers: Mapping[int, int]
+    layout_hash: int
 
     @property
     def size(self) -> int:

@@ -252,6 +252,7 @@ class Ranker:
                     user_ints=inputs.assembled.user_ints,
                     item_ints=inputs.assembled.item_ints,
                     item_markers=inputs.items.markers,
+                    layout_hash=self._layout.layout_hash,
                 )
             )
         return ranking

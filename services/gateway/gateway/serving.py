@@ -1,4 +1,4 @@
-"""One use case, wired: its catalogue, rows, lists, ladder and impressions behind one `Ranker`."""
+"""One layout of a use case, wired: catalogue, rows and ladder behind one `Ranker`; and what all its layouts share."""
 
 import asyncio
 import random
@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import numpy as np
@@ -14,6 +13,7 @@ import structlog
 from definitions.assembly import RequestContext
 from definitions.item_snapshot import ItemSnapshot
 from definitions.layout import Layout
+from definitions.usecase import UseCase
 from stores.batch import open_batch
 from stores.online import open_online_reader
 
@@ -49,35 +49,51 @@ class Shared:
     metrics: Metrics
     lag: LoopLag
     model_breaker: Breaker
-    active: Callable[[str], ActiveModel | None]
-    on_failure: Callable[[Exception], None]
+
+
+class Common:
+    """What all layouts of a use case share: its nightly lists and its impressions. `close` flushes."""
+
+    def __init__(self, usecase: UseCase, shared: Shared) -> None:
+        settings = shared.settings
+        self.lists = PrecomputedLists(
+            open_batch(settings.cassandra, settings.batch_path, wait_for_connection=False), usecase.name
+        )
+        self.list_breaker = Breaker(time.monotonic)
+        self.impressions = Impressions(
+            ImpressionLog(settings.kafka, usecase.name),
+            usecase=usecase.name,
+            share=usecase.impressions.full_features,
+            count=lambda outcome: shared.metrics.impressions.labels(outcome).inc(),
+            on_error=_Throttled("impression lost", usecase.name),
+        )
+
+    async def close(self, budget_s: float) -> None:
+        """Flush the impressions, for at most `budget_s`, and close the lists."""
+        await asyncio.to_thread(self.impressions.close, budget_s)
+        self.lists.close()
 
 
 class Serving:
-    """One use case's parts. Made on the event loop; `start` begins to read, `close` flushes."""
+    """One use case's parts under one layout. Made on the event loop; `start` begins to read, `close` ends that.
 
-    def __init__(self, layout: Layout, shared: Shared) -> None:
+    `model` is swapped as one reference; None ranks by popularity.
+    """
+
+    def __init__(self, layout: Layout, common: Common, shared: Shared, on_failure: Callable[[Exception], None]) -> None:
+        """`on_failure` is told, from the reader's thread, of a log that cannot be read any more. StoreError."""
         usecase, settings, metrics = layout.usecase, shared.settings, shared.metrics
         name = usecase.name
         self.usecase = name
         self.layout = layout
+        self.model: ActiveModel | None = None
+        self._common = common
         self.items = CatalogueItems(
             ItemSnapshot(self.layout), lambda name, outcome, n: metrics.records.labels(name, outcome).inc(n)
         )
-        self.readers = CatalogueReaders(self.items, settings.kafka, name, layout.revision, shared.on_failure)
+        self.readers = CatalogueReaders(self.items, settings.kafka, name, layout.revision, on_failure)
         self._online = open_online_reader(
             name, self.layout.revision, valkey=settings.valkey, lmdb_path=settings.online_path
-        )
-        self._lists = PrecomputedLists(
-            open_batch(settings.cassandra, settings.batch_path, wait_for_connection=False), name
-        )
-        self._impressions = Impressions(
-            ImpressionLog(settings.kafka, name),
-            self.layout,
-            usecase=name,
-            share=usecase.impressions.full_features,
-            count=lambda outcome: metrics.impressions.labels(outcome).inc(),
-            on_error=_Throttled("impression lost", name),
         )
         self._rules = Rules(
             usecase=name,
@@ -88,17 +104,29 @@ class Serving:
             allow_time=settings.allow_request_time,
         )
         self._shared = shared
-        self._row_breaker, self._list_breaker = Breaker(time.monotonic), Breaker(time.monotonic)
-        self.ranker = self._ranker(metrics, self._impressions)
+        self._row_breaker = Breaker(time.monotonic)
+        self.ranker = self._ranker(metrics, common.impressions)
 
     def start(self) -> None:
         """Begin to read the log."""
         self.readers.start()
-        self._impressions.start()
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether all that was on the log at the start is in memory."""
+        return self.readers.caught_up
+
+    def markers(self) -> dict[int, int]:
+        """Partition -> offset below which its item partials are in."""
+        return self.items.markers()
+
+    def serves(self, layout: Layout) -> bool:
+        """Whether a model of `layout` can be served by these rows, items and rules."""
+        return (self.layout.revision, self.layout.usecase) == (layout.revision, layout.usecase)
 
     async def warm(self) -> None:
         """Rank for nobody until code, allocators, connections and pages are warm. Counts and logs nothing."""
-        self.items.refresh()
+        await asyncio.to_thread(self.items.refresh)
         ranker = self._ranker(_Uncounted(), _Dropped())
         ids = self.items.popularity.item_ids[:WARM_ITEMS]
         asked = ids if len(ids) else np.arange(1, WARM_ITEMS + 1, dtype=np.uint64)
@@ -107,11 +135,9 @@ class Serving:
                 query = Query(user_id=round_, item_ids=item_ids, limit=0, context=RequestContext(0, 0, 0))
                 await ranker.rank(query, 1.0)
 
-    async def close(self, budget_s: float) -> None:
-        """Stop reading, flush the impressions, close the stores."""
+    async def close(self) -> None:
+        """Stop reading, close the rows."""
         await asyncio.to_thread(self.readers.stop)
-        await asyncio.to_thread(self._impressions.close, budget_s)
-        self._lists.close()
         await self._online.close()
 
     def _ranker(self, meter: Meter, impressions: ImpressionSink) -> Ranker:
@@ -121,7 +147,7 @@ class Serving:
         steps: list[Step] = [
             ModelStep(self._shared.model_breaker),
             LocalStep(),
-            PrecomputedStep(self._lists, self._list_breaker),
+            PrecomputedStep(self._common.lists, self._common.list_breaker),
             PopularStep(),
         ]
         rows = Rows(OnlineRows(self._online, self._row_breaker), self.layout, meter, clock.monotonic, asyncio.sleep)
@@ -131,7 +157,7 @@ class Serving:
             rows=rows,
             items=self.items,
             ladder=Ladder(steps, admission, meter, clock.monotonic),
-            active=partial(self._shared.active, self.usecase),
+            active=lambda: self.model,
             impressions=impressions,
             admission=admission,
             meter=meter,

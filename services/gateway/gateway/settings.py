@@ -36,7 +36,9 @@ class Settings(ProcessSettings):
         default_factory=under_home("keys/trusted"),
         description="Folder of the public keys (`*.pem`) that bundles may be signed by; production refuses all others.",
     )
-    revision: int = Field(default=1, ge=1, description="Revision of the layout whose rows are read.")
+    revision: int = Field(
+        default=1, ge=1, description="Revision of the layout before the first deploy; then the bundle says it."
+    )
     allow_request_time: Annotated[bool, refused_in_production("a caller must not choose the time")] = Field(
         default=False, description="Lets a caller set `context.time_us` (replay, tests, backtests)."
     )

@@ -164,7 +164,7 @@ class World:
 
     def deploy(self, version: int = 3, int_names: Sequence[str] = ()) -> None:
         ints = IntInputs(int_names, self.layout.user_int_names, self.layout.item_int_names, {})
-        self.active = ActiveModel("trees", version, "d" * 64, self.model, self.local, ints)
+        self.active = ActiveModel("trees", version, "d" * 64, self.model, self.local, ints, self.layout)
 
     def ranker(self, *, allow_time: bool = True, max_share: float | None = None, candidates: int = 500) -> Ranker:
         column = self.layout.item.codes["genre"].start

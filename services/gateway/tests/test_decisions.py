@@ -1,37 +1,49 @@
 """What a decision does to the model that serves."""
 
+from collections.abc import Callable
+
 import pytest
-from bundle import IntInputs
 from gateway.decisions import Decisions
 from gateway.errors import BundleRefused
-from gateway.model import ActiveModel
 from millrace.decisions.v1 import decisions_pb2 as pb
 
+Serve = Callable[..., int | None]
 
-class FakeLoader:
-    """Makes a model of any pin but those of `refused`."""
+
+class FakeServed:
+    """Serves any pin but those of `refused`."""
 
     def __init__(self) -> None:
         self.refused: set[int] = set()
         self.loaded: list[int] = []
+        self.version: int | None = None
+        self.kept: list[int | None] = []
 
-    def __call__(self, pin: pb.ModelPin) -> ActiveModel:
+    def serve(self, pin: pb.ModelPin) -> None:
         if pin.version in self.refused:
             raise BundleRefused("model.onnx: changed since it was written")
         self.loaded.append(pin.version)
-        return ActiveModel(pin.name, pin.version, pin.digest, None, None, IntInputs((), (), (), {}))
+        self.version = pin.version
+
+    def remove(self) -> None:
+        self.version = None
+
+    def keep(self, previous: pb.ModelPin | None) -> None:
+        self.kept.append(None if previous is None else previous.version)
 
 
-def decision(version: int | None) -> bytes:
+def decision(version: int | None, previous: int | None = None) -> bytes:
     state = pb.ServingState()
+    if previous is not None:
+        state.previous.CopyFrom(pb.ModelPin(name="trees", version=previous))
     if version is not None:
         state.pin.CopyFrom(pb.ModelPin(name="trees", version=version, digest=f"{version:064x}"))
     return pb.Decision(usecase="movies", kind=pb.DECISION_KIND_DEPLOY, state=state).SerializeToString()
 
 
 @pytest.fixture
-def loader() -> FakeLoader:
-    return FakeLoader()
+def served() -> FakeServed:
+    return FakeServed()
 
 
 @pytest.fixture
@@ -40,61 +52,74 @@ def counts() -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def decisions(loader: FakeLoader, counts: list[tuple[str, str]]) -> Decisions:
-    return Decisions({"movies": loader}, lambda *labels: counts.append(labels))
+def decisions(served: FakeServed, counts: list[tuple[str, str]]) -> Decisions:
+    return Decisions({"movies": served}, lambda *labels: counts.append(labels))
 
 
-def serve(decisions: Decisions, *values: bytes | None, key: bytes = b"movies") -> int | None:
-    for offset, value in enumerate(values):
-        decisions.take(0, offset, key, value)
-    decisions.judge()
-    active = decisions.active("movies")
-    return None if active is None else active.version
+@pytest.fixture
+def serve(decisions: Decisions, served: FakeServed) -> Callable[..., int | None]:
+    """Takes records and judges; the version that serves then."""
+
+    def taken(*values: bytes | None, key: bytes = b"movies") -> int | None:
+        for offset, value in enumerate(values):
+            decisions.take(0, offset, key, value)
+        decisions.judge()
+        return served.version
+
+    return taken
 
 
-def test_nothing_serves_before_the_first_decision(decisions: Decisions) -> None:
+def test_nothing_serves_before_the_first_decision(serve: Serve) -> None:
     """The first start."""
-    assert serve(decisions) is None
+    assert serve() is None
 
 
-def test_a_long_history_costs_one_load(decisions: Decisions, loader: FakeLoader) -> None:
+def test_a_long_history_costs_one_load(serve: Serve, served: FakeServed) -> None:
     """Each record holds the whole state: only the newest is in force."""
-    assert 3 == serve(decisions, decision(1), decision(2), decision(3))
-    assert [3] == loader.loaded
+    assert 3 == serve(decision(1), decision(2), decision(3))
+    assert [3] == served.loaded
 
 
-def test_a_new_decision_swaps_and_a_rollback_swaps_back(decisions: Decisions, counts: list[tuple[str, str]]) -> None:
+def test_a_new_decision_swaps_and_a_rollback_swaps_back(serve: Serve, counts: list[tuple[str, str]]) -> None:
     """Versions may go either way."""
-    assert [1, 2, 1] == [serve(decisions, decision(version)) for version in (1, 2, 1)]
+    assert [1, 2, 1] == [serve(decision(version)) for version in (1, 2, 1)]
     assert [("movies", "loaded")] * 3 == counts
 
 
-def test_the_same_pin_again_loads_nothing(decisions: Decisions, loader: FakeLoader) -> None:
+def test_the_same_pin_again_loads_nothing(serve: Serve, served: FakeServed) -> None:
     """An event that is no deploy repeats the state."""
-    assert [1, 1] == [serve(decisions, decision(1)), serve(decisions, decision(1))]
-    assert [1] == loader.loaded
+    assert [1, 1] == [serve(decision(1)), serve(decision(1))]
+    assert [1] == served.loaded
 
 
 def test_a_bad_bundle_is_refused_and_the_former_serves_on(
-    decisions: Decisions, loader: FakeLoader, counts: list[tuple[str, str]]
+    serve: Serve, served: FakeServed, counts: list[tuple[str, str]]
 ) -> None:
     """Counted, and the next good one is taken."""
-    loader.refused.add(2)
-    assert [1, 1, 3] == [serve(decisions, decision(version)) for version in (1, 2, 3)]
+    served.refused.add(2)
+    assert [1, 1, 3] == [serve(decision(version)) for version in (1, 2, 3)]
     assert ["loaded", "refused", "loaded"] == [outcome for _, outcome in counts]
 
 
-def test_bytes_that_are_no_decision_change_nothing(decisions: Decisions, counts: list[tuple[str, str]]) -> None:
+def test_bytes_that_are_no_decision_change_nothing(serve: Serve, counts: list[tuple[str, str]]) -> None:
     """Counted; a tombstone and other use cases' decisions are not even that."""
-    assert 1 == serve(decisions, decision(1))
-    assert 1 == serve(decisions, b"\xff\xff\xff")
-    assert 1 == serve(decisions, None)
-    assert 1 == serve(decisions, decision(9), key=b"other")
-    assert 1 == serve(decisions, decision(9), key=b"\xff")
+    assert 1 == serve(decision(1))
+    assert 1 == serve(b"\xff\xff\xff")
+    assert 1 == serve(None)
+    assert 1 == serve(decision(9), key=b"other")
+    assert 1 == serve(decision(9), key=b"\xff")
     assert ["loaded", "unreadable"] == [outcome for _, outcome in counts]
 
 
-def test_a_state_without_a_pin_takes_the_model_away(decisions: Decisions, counts: list[tuple[str, str]]) -> None:
+def test_a_state_without_a_pin_takes_the_model_away(serve: Serve, counts: list[tuple[str, str]]) -> None:
     """Back to popularity."""
-    assert [1, None, None] == [serve(decisions, decision(version)) for version in (1, None, None)]
+    assert [1, None, None] == [serve(decision(version)) for version in (1, None, None)]
     assert ["loaded", "removed"] == [outcome for _, outcome in counts]
+
+
+def test_what_a_rollback_returns_to_is_told_with_each_decision(serve: Serve, served: FakeServed) -> None:
+    """Also where the pin stays: then something may be let go."""
+    for state in (decision(1), decision(2, previous=1), decision(2)):
+        serve(state)
+    assert [None, 1, None] == served.kept
+    assert [1, 2] == served.loaded

@@ -38,9 +38,7 @@ class FakeLog:
 
 
 def sink(world: Any, log: FakeLog, counts: list[str], *, share: float = 1.0, **more: int) -> Impressions:
-    impressions = Impressions(
-        log, world.layout, usecase="tiny", share=share, count=counts.append, on_error=lambda _: None, **more
-    )
+    impressions = Impressions(log, usecase="tiny", share=share, count=counts.append, on_error=lambda _: None, **more)
     impressions.start()
     return impressions
 
@@ -49,7 +47,7 @@ def test_an_impression_holds_what_the_model_saw(world: Any) -> None:
     """Shown items first, then the other candidates without a position; features and ints in that order."""
     world.rows.rows[7] = world.row_of(7, rated=[4], epoch=9)
     ranking = world.rank(1, 2, 3, limit=2, session_id=77, time_us=1_700_000_000_000_000)
-    message = pb.Impression.FromString(encode(world.sink.shown[0], world.layout, "tiny", full=True))
+    message = pb.Impression.FromString(encode(world.sink.shown[0], "tiny", full=True))
 
     layout = world.layout
     features = np.frombuffer(message.features, "<f4").reshape(3, len(layout.feature_names))
@@ -85,7 +83,7 @@ def test_an_impression_holds_what_the_model_saw(world: Any) -> None:
 def test_outside_the_share_only_shown_items_are_logged(world: Any) -> None:
     """With their features: what was shown can always be trained on."""
     world.rank(1, 2, 3, limit=2)
-    message = pb.Impression.FromString(encode(world.sink.shown[0], world.layout, "tiny", full=False))
+    message = pb.Impression.FromString(encode(world.sink.shown[0], "tiny", full=False))
     assert [3, 2] == list(message.item_ids)
     assert 2 * 4 * len(world.layout.feature_names) == len(message.features)
 
