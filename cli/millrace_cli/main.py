@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recommend": ("millrace_cli.ask:recommend", "Find and order items for a user."),
     "train": ("millrace_cli.models:train", "Train the ladder, export it and write a bundle."),
     "evaluate": ("millrace_cli.models:evaluate", "Measure a bundle on the newest events."),
+    "promote": ("millrace_cli.gate:promote", "Ask the gate whether a trained version may serve."),
     "deploy": ("millrace_cli.models:deploy", "Serve a bundle, without a failed request."),
     "rollback": ("millrace_cli.models:rollback", "Serve the version that served before."),
     "precompute": ("millrace_cli.nightly:precompute", "Write every user's list as a verified generation."),

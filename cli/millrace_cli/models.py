@@ -61,6 +61,7 @@ def train_bundle(
 ) -> TrainResult:
     """Train from the lake, or from a named data set. Raises the pipelines' errors."""
     from pipelines.datasets import load_dataset
+    from pipelines.signing import signer_of
     from pipelines.training.run import train as run
     from stores.offline import Lake
 
@@ -78,6 +79,7 @@ def train_bundle(
         mlflow=settings.mlflow,
         holdout=holdout,
         revision=settings.revision,
+        sign=signer_of(settings),
         seed=seed,
         progress=bars,
     )
@@ -179,16 +181,26 @@ def deploy(usecase: Usecase = None, version: Version = None, json: Json = False)
 def deploy_bundle(settings: Settings, spec: UseCase, version: int | None, bars: Bars) -> DeployResult:
     """Deploy into what the running stack has. Raises the pipelines' errors."""
     from pipelines.deploy import deploy as run
+    from pipelines.signing import trusted
 
     folder = bundle_folder(settings, spec, version)
     triton = environment.server(settings, "triton")
     repository = environment.repository(settings) if triton else None
-    return run(folder, kafka=settings.kafka, triton=triton, repository=repository, progress=bars)
+    return run(
+        folder,
+        kafka=settings.kafka,
+        triton=triton,
+        repository=repository,
+        trust=trusted(settings),
+        promoted_only=settings.env == "production",
+        progress=bars,
+    )
 
 
 def rollback(usecase: Usecase = None, json: Json = False) -> None:
     """Serve the version that served before; a second rollback returns."""
     from pipelines.deploy import rollback as run
+    from pipelines.signing import trusted
 
     from millrace_cli.settings import load
 
@@ -202,6 +214,8 @@ def rollback(usecase: Usecase = None, json: Json = False) -> None:
             kafka=settings.kafka,
             triton=triton,
             repository=environment.repository(settings) if triton else None,
+            trust=trusted(settings),
+            mlflow=settings.mlflow,
             progress=bars,
         )
         _print(settings, result, as_json=json)

@@ -4,12 +4,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bundle import Bundle, BundleError, check_golden, load_bundle
+from bundle import Bundle, BundleError, Trust, check_golden, load_bundle
 from millrace.decisions.v1 import decisions_pb2 as pb
 
 from pipelines import decisions
 from pipelines.errors import DeployError, PipelineError
 from pipelines.progress import SILENT, Progress
+from pipelines.registry import crown
 from pipelines.triton_client import Triton
 from pipelines.triton_repository import Repository
 
@@ -35,6 +36,8 @@ def deploy(
     triton: str | None,
     repository: Repository | None,
     digest: str | None = None,
+    trust: Trust | None = None,
+    promoted_only: bool = False,
     actor: str = "millrace deploy",
     reason: str = "",
     progress: Progress = SILENT,
@@ -47,6 +50,8 @@ def deploy(
         triton: host:port of its gRPC; None in the embedded profile, where the gateway runs the bundle's graph itself.
         repository: what that Triton serves from; None with `triton` None.
         digest: the bundle's, if the caller knows it.
+        trust: whose signatures count; None looks at none.
+        promoted_only: refuse what is not the champion (production).
         actor, reason: for the audit.
         progress: is told each step.
 
@@ -56,19 +61,26 @@ def deploy(
     """
     clock = _Clock(progress)
     clock.stage("verify bundle")
-    bundle = _load(folder, digest)
+    bundle = _load(folder, digest, trust)
     manifest = bundle.manifest
     clock.stage("read serving state")
     state = decisions.serving_state(kafka, manifest.usecase)
+    if promoted_only and state.champion.digest != bundle.digest:
+        raise DeployError(
+            f"refused: {manifest.name} version {manifest.version} was not promoted; ask the gate: millrace promote "
+            f"{manifest.version}"
+        )
     worst = None
     if triton is not None and repository is not None:
         worst = _into_triton(bundle, state, triton, repository, clock)
     clock.stage("announce")
-    after = pb.ServingState(pin=_pin(bundle))
+    after = pb.ServingState(pin=pin_of(bundle))
     if state.HasField("pin") and state.pin.digest != bundle.digest:
         after.previous.CopyFrom(state.pin)
     elif state.HasField("previous"):  # the same version again: what a rollback returns to stays
         after.previous.CopyFrom(state.previous)
+    if state.HasField("champion"):
+        after.champion.CopyFrom(state.champion)
     why = reason or f"deploy {manifest.name} version {manifest.version}"
     decisions.publish(kafka, manifest.usecase, pb.DECISION_KIND_DEPLOY, after, reason=why, actor=actor)
     return _result(manifest.usecase, after, worst, clock)
@@ -81,19 +93,26 @@ def rollback(
     kafka: str,
     triton: str | None,
     repository: Repository | None,
+    trust: Trust | None = None,
+    mlflow: Path | None = None,
     actor: str = "millrace rollback",
     reason: str = "",
     progress: Progress = SILENT,
 ) -> DeployResult:
     """Serve the version that served before. A second rollback returns to the first one.
 
+    Where the gate had promoted what serves, the former version is champion again, in the decision and in the registry:
+    a later challenger is compared with what people get.
+
     Args:
         usecase: its name.
         bundles: folder of all bundles.
-        kafka, triton, repository, actor, reason, progress: as in `deploy`.
+        mlflow: folder of the registry; None leaves its aliases alone.
+        kafka, triton, repository, trust, actor, reason, progress: as in `deploy`.
 
     Raises:
         DeployError: there is no former version, or it can no longer be served; the present one stays.
+        RegistryError: the former version serves, and the registry could not be told.
         UnavailableError: Triton or Kafka does not answer.
     """
     clock = _Clock(progress)
@@ -103,14 +122,20 @@ def rollback(
         raise DeployError(f"{usecase}: no former version to return to; deploy one first")
     former = state.previous
     clock.stage("verify bundle")
-    bundle = _load(bundles / former.name / str(former.version), former.digest)
+    bundle = _load(bundles / former.name / str(former.version), former.digest, trust)
     worst = None
     if triton is not None and repository is not None:
         worst = _into_triton(bundle, state, triton, repository, clock)
     clock.stage("announce")
     after = pb.ServingState(pin=former, previous=state.pin)
+    dethroned = state.HasField("champion") and state.champion.digest == state.pin.digest
+    if state.HasField("champion"):
+        after.champion.CopyFrom(former if dethroned else state.champion)
     why = reason or f"rollback from version {state.pin.version} to {former.version}"
     decisions.publish(kafka, usecase, pb.DECISION_KIND_ROLLBACK, after, reason=why, actor=actor)
+    if dethroned and mlflow is not None:
+        clock.stage("tell the registry")
+        crown(mlflow, bundle)
     return _result(usecase, after, worst, clock)
 
 
@@ -157,14 +182,15 @@ def _undo(triton: Triton, repository: Repository, name: str, config: bytes | Non
         repository.remove(name, added)
 
 
-def _load(folder: Path, digest: str | None) -> Bundle:
+def _load(folder: Path, digest: str | None, trust: Trust | None) -> Bundle:
     try:
-        return load_bundle(folder, digest=digest)
+        return load_bundle(folder, digest=digest, trust=trust)
     except BundleError as exc:
         raise DeployError(f"refused: {exc}") from exc
 
 
-def _pin(bundle: Bundle) -> pb.ModelPin:
+def pin_of(bundle: Bundle) -> pb.ModelPin:
+    """How a decision names this bundle."""
     manifest = bundle.manifest
     return pb.ModelPin(
         name=manifest.name,

@@ -4,13 +4,36 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from bundle import SIGNATURE
+from bundle import SIGNATURE, SignatureError, Trust
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipelines.errors import BadInputError
+from pipelines.settings import Settings
 
 DEVELOPMENT = "development.pem"
+
+
+def trusted(settings: Settings) -> Trust:
+    """Whose bundles count; production needs at least one key.
+
+    Raises:
+        BadInputError: there is none, or a file is no public key.
+    """
+    try:
+        return Trust.read(settings.trusted_keys, required=settings.env == "production")
+    except SignatureError as exc:
+        raise BadInputError(f"MILLRACE_TRUSTED_KEYS: {exc}") from exc
+
+
+def signer_of(settings: Settings) -> Callable[[Path], None]:
+    """What training signs with: the key that is set, outside production one that is made here.
+
+    Raises:
+        BadInputError: there is no such key.
+    """
+    key = settings.signing_key
+    return signer(key if settings.env == "production" else development_key(key, settings.trusted_keys))
 
 
 def signer(key: Path) -> Callable[[Path], None]:

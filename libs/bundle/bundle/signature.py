@@ -80,7 +80,7 @@ class Trust:
 
 
 def _verifies(key: ec.EllipticCurvePublicKey, signed: bytes, payload: bytes) -> bool:
-    # DSSE 1.0's pre-authentication encoding, https://github.com/secure-systems-lab/dsse/blob/v1.0.0/protocol.md
+    # Pre-authentication encoding of DSSE 1.0 (secure-systems-lab/dsse, protocol).
     encoded = f"DSSEv1 {len(_PAYLOAD_TYPE)} {_PAYLOAD_TYPE} {len(payload)} ".encode() + payload
     try:
         key.verify(signed, encoded, ec.ECDSA(_HASHES[key.key_size]))
