@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from definitions.usecase import UseCase
     from pipelines.datasets import Dataset
     from pipelines.deploy import DeployResult
+    from pipelines.training.examples import Mode
     from pipelines.training.run import TrainResult
 
     from millrace_cli.settings import Settings
@@ -30,6 +31,12 @@ def train(
         str | None,
         typer.Option(help="Train on a named set (ml-100k, synthetic, auto) instead of on what the stack archived."),
     ] = None,
+    examples: Annotated[
+        str,
+        typer.Option(
+            help="Features as they were logged when served, by backfill, or auto: logged where there are any."
+        ),
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Of the trainers.")] = 0,
     json: Json = False,
 ) -> None:
@@ -42,7 +49,9 @@ def train(
     settings = load()
     spec = environment.usecase(settings, usecase)
     with Bars() as bars, environment.translated():
-        result = train_bundle(settings, spec, dataset=dataset, holdout=None, seed=seed, bars=bars)
+        result = train_bundle(
+            settings, spec, dataset=dataset, holdout=None, examples_from=_mode(examples), seed=seed, bars=bars
+        )
     figures = as_dict(result)
     if json:
         output.emit(figures, home=settings.home)
@@ -56,8 +65,22 @@ def train(
     output.out.print(f"next: millrace deploy --version {result.version}")
 
 
+def _mode(text: str) -> Mode:
+    modes: dict[str, Mode] = {"backfill": "backfill", "logged": "logged", "auto": "auto"}
+    if text not in modes:
+        raise BadInput(f"--examples {text!r}: use one of {', '.join(modes)}")
+    return modes[text]
+
+
 def train_bundle(
-    settings: Settings, spec: UseCase, *, dataset: str | None, holdout: Dataset | None, seed: int, bars: Bars
+    settings: Settings,
+    spec: UseCase,
+    *,
+    dataset: str | None,
+    holdout: Dataset | None,
+    examples_from: Mode = "auto",
+    seed: int,
+    bars: Bars,
 ) -> TrainResult:
     """Train from the lake, or from a named data set. Raises the pipelines' errors."""
     from pipelines.datasets import load_dataset
@@ -78,6 +101,8 @@ def train_bundle(
         lake=lake,
         mlflow=settings.mlflow,
         holdout=holdout,
+        examples_from=examples_from,
+        reports=settings.reports,
         revision=settings.revision,
         sign=signer_of(settings),
         seed=seed,
@@ -92,6 +117,8 @@ def as_dict(result: TrainResult) -> dict[str, Any]:
         "digest": result.bundle.digest,
         "dataset": result.dataset,
         "rows": result.rows,
+        "logged": result.logged,
+        "mismatch": result.mismatch,
         "models": {name: metrics.as_dict() for name, metrics in result.metrics.items()},
         "parity": asdict(result.parity),
         "registered": None if result.registered is None else asdict(result.registered),
@@ -138,8 +165,9 @@ def evaluate_bundle(settings: Settings, spec: UseCase, version: int | None, bars
     layout = layout_of(spec, bundle.manifest.revision)
     bars.stage("build examples")
     environment.flush_archiver(settings)
-    examples = build_examples(layout, Log.of_lake(Lake(settings.lake, spec.name), spec.dedupe_offsets))
-    split = split_times(examples.time_us)
+    lake = Lake(settings.lake, spec.name)
+    examples = build_examples(layout, Log.of_lake(lake, spec.dedupe_offsets), lake=lake)
+    split = split_times(examples.time_us, gap_us=spec.attribution_us)
     test, label, users = split.test, examples.label[split.test], examples.user_id[split.test]
     base_rate = float(examples.label[split.fit].mean())
     scores = {

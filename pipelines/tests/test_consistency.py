@@ -1,5 +1,6 @@
 """The consistency job on a small log: agreement below the offsets, lag as of t, and planted faults."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from definitions.user_state import UserTable
 from millrace.events.v1 import events_pb2 as pb
 from pipelines.consistency import run
 from pipelines.errors import BadInputError
+from pipelines.progress import Silent
+from pipelines.training.recomputed import mismatch_of_logged
 from stores.offline import Lake, app_id
 from stores.offline.rows import impressions_table, interactions_table, items_table
 
@@ -198,3 +201,24 @@ def test_impressions_of_another_layout_or_an_empty_lake_are_named(world: World) 
 def without_year(usecase: UseCase) -> UseCase:
     """The same use case with one feature less."""
     return usecase.model_copy(update={"features": tuple(each for each in usecase.features if each.name != "i_year")})
+
+
+def test_a_training_publishes_how_far_logged_rows_are_from_a_backfill(world: World, tmp_path: Path) -> None:
+    """The job's own figures and report, and nothing where nothing can be compared."""
+    notes: list[str] = []
+
+    class Heard(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    assert mismatch_of_logged(world.layout, world.lake, progress=Heard()) is None
+    assert "no impressions to compare" in notes[0]
+    world.play(60)
+
+    told = mismatch_of_logged(world.layout, world.lake, tmp_path, impressions=30)
+
+    assert told is not None
+    whole = run(world.layout, world.lake, impressions=30)
+    assert whole["mismatch_rate"] == told["mismatch_rate"]
+    assert (30, 0) == (told["impressions"], told["logic"])
+    assert json.loads(Path(told["report"]).read_text())["features"]

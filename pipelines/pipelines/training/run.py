@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +34,10 @@ from pipelines.export import card, parity
 from pipelines.progress import SILENT, Progress
 from pipelines.registry import Registered, register
 from pipelines.training import trees as tree_settings
-from pipelines.training.examples import Examples, Log, build_examples, examples_table
+from pipelines.training.examples import Examples, Log, Mode, build_examples, examples_table
 from pipelines.training.ladder import LINEAR, TREES, Ladder, fit_ladder
+from pipelines.training.negatives import thin_negatives
+from pipelines.training.recomputed import mismatch_of_logged
 
 GOLDEN_ROWS = 256
 # Beside other work on 2 cores, LightGBM's second thread spins: 40 s of CPU for what one thread does in 2 (measured,
@@ -56,6 +59,8 @@ class TrainResult:
     rows: dict[str, int]
     test_from_us: int
     dataset: str
+    logged: int
+    mismatch: dict[str, Any] | None
     seconds: float
 
     @property
@@ -72,6 +77,8 @@ def train(
     lake: Lake | None = None,
     mlflow: Path | None = None,
     holdout: Dataset | None = None,
+    examples_from: Mode = "backfill",
+    reports: Path | None = None,
     revision: int = 1,
     sign: Callable[[Path], None] | None = None,
     seed: int = 0,
@@ -88,6 +95,8 @@ def train(
         mlflow: folder of MLflow's database and artifacts; None registers nothing.
         holdout: later events that are not in `source` yet (replay's): they count as the end of the time line, so the
             test rows may be events that the running stack has never seen.
+        examples_from: `logged` features, `backfill`, or `auto`: logged where there are any; a data set has none.
+        reports: where the comparison of logged rows with a backfill is published; None publishes none.
         revision: of the online rows that the model will read.
         sign: puts the signature into the bundle (`pipelines.signing.signer`); None leaves it unsigned.
         seed, threads: of the trainers.
@@ -103,8 +112,13 @@ def train(
     progress.stage("build examples")
     log = Log.of_dataset(source) if isinstance(source, Dataset) else Log.of_lake(source, usecase.dedupe_offsets)
     log = log if holdout is None else log.plus(holdout)
-    examples = build_examples(layout, log)
-    split = split_times(examples.time_us)
+    stack = source if isinstance(source, Lake) else None
+    examples = build_examples(layout, log, mode=examples_from, lake=stack, seed=seed)
+    mismatch = None
+    if stack is not None and examples.logged.any():
+        mismatch = mismatch_of_logged(layout, stack, reports, seed=seed, progress=progress)
+    split = split_times(examples.time_us, gap_us=usecase.attribution_us)
+    split = thin_negatives(split, examples.keys, examples.label, usecase.negatives.keep, seed=seed)
     with threadpool_limits(threads):
         ladder = fit_ladder(layout, examples, split, seed=seed, threads=threads, progress=progress)
     known = holdout or (source if isinstance(source, Dataset) else None)
@@ -143,6 +157,8 @@ def train(
         rows=rows,
         test_from_us=split.test_from_us,
         dataset=log.source,
+        logged=int(examples.logged.sum()),
+        mismatch=mismatch,
         seconds=time.monotonic() - began,
     )
 
