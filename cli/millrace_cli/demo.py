@@ -233,7 +233,8 @@ class _Demo:
         if target is None:
             return
         layout = layout_of(self._spec, trained.bundle.manifest.revision)
-        found = through_triton(target, trained.bundle, layout, Lake(self._settings.lake, self._spec.name))
+        name = environment.repository(self._settings).name_of(trained.bundle.manifest)
+        found = through_triton(target, trained.bundle, layout, Lake(self._settings.lake, self._spec.name), name=name)
         parity = self._report.parity
         parity["triton"] = found.max_abs
         parity["max_abs"] = max(found.max_abs, trained.parity.max_abs)

@@ -70,11 +70,12 @@ def deploy(
             f"refused: {manifest.name} version {manifest.version} was not promoted; ask the gate: millrace promote "
             f"{manifest.version}"
         )
-    worst = None
+    worst, served_as = None, ""
     if triton is not None and repository is not None:
-        worst = _into_triton(bundle, state, triton, repository, clock)
+        worst, served_as = _into_triton(bundle, state, triton, repository, clock)
     clock.stage("announce")
     after = pb.ServingState(pin=pin_of(bundle))
+    after.pin.triton_name = served_as
     if state.HasField("pin") and state.pin.digest != bundle.digest:
         after.previous.CopyFrom(state.pin)
     elif state.HasField("previous"):  # the same version again: what a rollback returns to stays
@@ -83,6 +84,8 @@ def deploy(
         after.champion.CopyFrom(state.champion)
     why = reason or f"deploy {manifest.name} version {manifest.version}"
     decisions.publish(kafka, manifest.usecase, pb.DECISION_KIND_DEPLOY, after, reason=why, actor=actor)
+    if triton is not None and repository is not None:
+        _let_go(after, triton, repository)
     return _result(manifest.usecase, after, worst, clock)
 
 
@@ -123,11 +126,12 @@ def rollback(
     former = state.previous
     clock.stage("verify bundle")
     bundle = _load(bundles / former.name / str(former.version), former.digest, trust)
-    worst = None
+    worst, served_as = None, ""
     if triton is not None and repository is not None:
-        worst = _into_triton(bundle, state, triton, repository, clock)
+        worst, served_as = _into_triton(bundle, state, triton, repository, clock)
     clock.stage("announce")
     after = pb.ServingState(pin=former, previous=state.pin)
+    after.pin.triton_name = served_as
     dethroned = state.HasField("champion") and state.champion.digest == state.pin.digest
     if state.HasField("champion"):
         after.champion.CopyFrom(former if dethroned else state.champion)
@@ -139,13 +143,18 @@ def rollback(
     return _result(usecase, after, worst, clock)
 
 
-def _into_triton(bundle: Bundle, state: pb.ServingState, target: str, repository: Repository, clock: "_Clock") -> float:
-    """Version on disk, loaded beside the pinned one, golden rows equal. Undone if anything fails."""
+def _into_triton(
+    bundle: Bundle, state: pb.ServingState, target: str, repository: Repository, clock: "_Clock"
+) -> tuple[float, str]:
+    """Version on disk, loaded beside the pinned one, golden rows equal. Undone if anything fails.
+
+    Returns the worst golden row, and Triton's name of the model.
+    """
     manifest = bundle.manifest
-    name, version = manifest.name, manifest.version
+    name, version = repository.name_of(manifest), manifest.version
     # What serves stays live beside the new one; if they are the same, what a rollback returns to does.
     beside = state.previous if state.pin.version == version else state.pin
-    kept = {beside.version} & set(repository.versions(name)) if beside.name == name else set()
+    kept = {beside.version} & set(repository.versions(name)) if beside.name == manifest.name else set()
     live = sorted(kept | {version})
     with Triton(target) as triton:
         triton.states(name)  # an absent server is found before anything is written
@@ -158,11 +167,23 @@ def _into_triton(bundle: Bundle, state: pb.ServingState, target: str, repository
             triton.load(name)
             triton.wait_ready(name, live)
             clock.stage("score golden rows")
-            scores = triton.score(manifest, version, bundle.golden.features, bundle.golden.ints)
-            return check_golden(f"{name}/{version} through Triton", bundle.golden.scores, scores)
+            scores = triton.score(manifest, version, bundle.golden.features, bundle.golden.ints, name=name)
+            return check_golden(f"{name}/{version} through Triton", bundle.golden.scores, scores), name
         except (PipelineError, BundleError) as exc:
             _undo(triton, repository, name, before, version if added else None)
             raise exc if isinstance(exc, PipelineError) else DeployError(str(exc)) from exc
+
+
+def _let_go(after: pb.ServingState, target: str, repository: Repository) -> None:
+    """Unload what has other inputs than the versions that serve or are returned to: nobody asks for it any more."""
+    wanted = {after.pin.version, after.previous.version}
+    with Triton(target) as triton:
+        for name in repository.idle(after.pin.name, wanted):
+            try:
+                triton.unload(name)
+            except PipelineError:
+                continue  # what was decided holds; it stays loaded, and the next deploy tries again
+            repository.drop(name)
 
 
 def _undo(triton: Triton, repository: Repository, name: str, config: bytes | None, added: int | None) -> None:

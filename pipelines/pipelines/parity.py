@@ -11,8 +11,10 @@ from pipelines.export.parity import Parity, compare
 from pipelines.triton_client import triton_scores
 
 
-def through_triton(target: str, bundle: Bundle, layout: Layout, lake: Lake) -> Parity:
+def through_triton(target: str, bundle: Bundle, layout: Layout, lake: Lake, *, name: str = "") -> Parity:
     """Score the bundle's test examples by Triton at `target` and in this process, and compare.
+
+    `name`: Triton's of the model; empty = the manifest's.
 
     Raises:
         TrainingError: the lake has no test rows of this bundle.
@@ -27,5 +29,5 @@ def through_triton(target: str, bundle: Bundle, layout: Layout, lake: Lake) -> P
     features = np.array(rows["features"].to_list(), np.float32)
     raw = np.array(rows["int_features"].to_list(), np.int64)
     ints = IntInputs.of(bundle, layout)(*np.split(raw, [len(layout.user_int_names)], axis=1))
-    scores = triton_scores(target, manifest, manifest.version, features, ints)
+    scores = triton_scores(target, manifest, manifest.version, features, ints, name=name)
     return compare("Triton", bundle.model().score(features, ints), scores, rows["user_id"].to_numpy())

@@ -97,9 +97,12 @@ class Triton:
         features: npt.NDArray[np.float32],
         ints: npt.NDArray[np.int64] | None = None,
         *,
+        name: str = "",
         rows_per_call: int = 2048,
     ) -> npt.NDArray[np.float32]:
         """Scores float32 (n,) of exactly this version for float32 (n, F) and int64 (n, K).
+
+        `name`: Triton's of the model; empty = the manifest's.
 
         Raises:
             DeployError: Triton refused, or another version answered.
@@ -111,7 +114,7 @@ class Triton:
             inputs = [_tensor("features", features[rows])]
             if manifest.int_names and ints is not None:
                 inputs.append(_tensor("int_features", ints[rows]))
-            parts.append(self._infer(manifest.name, version, inputs))
+            parts.append(self._infer(name or manifest.name, version, inputs))
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
     def _infer(self, name: str, version: int, inputs: list[InferInput]) -> npt.NDArray[np.float32]:
@@ -161,10 +164,12 @@ def triton_scores(
     version: int,
     features: npt.NDArray[np.float32],
     ints: npt.NDArray[np.int64] | None = None,
+    *,
+    name: str = "",
 ) -> npt.NDArray[np.float32]:
-    """Scores float32 (n,) of one version through the Triton at `target` (host:port of its gRPC)."""
+    """Scores float32 (n,) of one version through the Triton at `target` (host:port of its gRPC); `name` as `score`."""
     with Triton(target) as triton:
-        return triton.score(manifest, version, features, ints)
+        return triton.score(manifest, version, features, ints, name=name)
 
 
 def _tensor(name: str, values: npt.NDArray[np.float32] | npt.NDArray[np.int64]) -> InferInput:

@@ -1,8 +1,9 @@
 """Triton's model repository on disk: versions appear and vanish by rename, the configuration is replaced by rename."""
 
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -14,6 +15,7 @@ from pipelines.settings import TritonProfile
 
 _TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
 _CONFIG = "config.pbtxt"
+_TENSOR = re.compile(r"^(?:input|output) \[.*$", re.MULTILINE)
 _WARM_ROWS = (128, 256, 512, 1024, 2048)  # warmed up on a GPU; `Rank` takes 2,000 at most
 
 
@@ -25,6 +27,31 @@ class Repository:
     templates: Path
     profile: TritonProfile = "python"
 
+    def name_of(self, manifest: Manifest) -> str:
+        """Triton's name of the model: all versions under one name have one configuration, so the same inputs.
+
+        The model's own name belongs to the inputs of its first deploy; other widths make it `<name>.f<floats>i<ints>`.
+        """
+        config = self.read_config(manifest.name)
+        if config is None or _tensors(manifest) == _TENSOR.findall(config.decode()):
+            return manifest.name
+        return f"{manifest.name}.f{len(manifest.feature_names)}i{len(manifest.int_names)}"
+
+    def idle(self, name: str, versions: Collection[int]) -> list[str]:
+        """The model's names for other inputs under which none of `versions` lies. Its own name is never idle.
+
+        A replica's readiness is asked of that one.
+        """
+        others = sorted(each.name for each in self.root.glob(f"{name}.*") if each.is_dir())
+        return [other for other in others if not set(versions) & set(self.versions(other))]
+
+    def drop(self, name: str) -> None:
+        """Take a name with all its versions away; renamed first, so that no half of it is ever seen."""
+        aside = self.root / f".{name}.tmp"
+        shutil.rmtree(aside, ignore_errors=True)
+        (self.root / name).rename(aside)
+        shutil.rmtree(aside)
+
     def versions(self, name: str) -> list[int]:
         """Versions on disk, ascending."""
         return sorted(int(each.name) for each in (self.root / name).glob("*") if each.name.isdecimal())
@@ -35,7 +62,7 @@ class Repository:
         Raises:
             DeployError: that version is there with another model, or the template is missing.
         """
-        folder = self.root / bundle.manifest.name / str(bundle.manifest.version)
+        folder = self.root / self.name_of(bundle.manifest) / str(bundle.manifest.version)
         graph = bundle.model_path.read_bytes()
         if folder.exists():
             if (folder / "model.onnx").is_file() and (folder / "model.onnx").read_bytes() == graph:
@@ -62,7 +89,7 @@ class Repository:
 
     def configure(self, manifest: Manifest, live: Sequence[int]) -> None:
         """Replace `config.pbtxt`: exactly the versions `live` are to be loaded."""
-        folder = self.root / manifest.name
+        folder = self.root / self.name_of(manifest)
         aside = folder / (_CONFIG + ".tmp")
         _write(aside, self.render(manifest, live).encode())
         aside.replace(folder / _CONFIG)
@@ -85,18 +112,15 @@ class Repository:
 
     def render(self, manifest: Manifest, live: Sequence[int]) -> str:
         """Text of `config.pbtxt` for the versions `live`."""
-        tensors = [_tensor("input", spec) for spec in manifest.inputs] + [
-            _tensor("output", spec) for spec in manifest.outputs
-        ]
         gpu = self.profile == "onnxruntime_gpu"
         return Template(self._template("config.pbtxt.template")).substitute(
-            name=manifest.name,
+            name=self.name_of(manifest),
             backend="python" if self.profile == "python" else "onnxruntime",
             file="model.py" if self.profile == "python" else "model.onnx",
             kind="KIND_GPU" if gpu else "KIND_CPU",
             count=2,
             live=", ".join(str(version) for version in sorted(set(live))),
-            tensors="\n".join(tensors),
+            tensors="\n".join(_tensors(manifest)),
             extra=_gpu(manifest) if gpu else "",
         )
 
@@ -107,6 +131,11 @@ class Repository:
             raise DeployError(
                 f"{self.templates / name}: cannot be read ({exc.strerror}); it is part of infra/triton"
             ) from exc
+
+
+def _tensors(manifest: Manifest) -> list[str]:
+    inputs = [_tensor("input", spec) for spec in manifest.inputs]
+    return inputs + [_tensor("output", spec) for spec in manifest.outputs]
 
 
 def _tensor(kind: str, spec: TensorSpec) -> str:

@@ -18,7 +18,7 @@ from gateway.triton import TritonClient, TritonModel
 class MakeScorer(Protocol):
     """How rung MODEL runs a bundle's `model.onnx`."""
 
-    def __call__(self, bundle: Bundle) -> Scorer:
+    def __call__(self, bundle: Bundle, pin: pb.ModelPin) -> Scorer:
         """A scorer for this version."""
         ...
 
@@ -63,7 +63,7 @@ class BundleLoader:
                 name=manifest.name,
                 version=manifest.version,
                 digest=bundle.digest,
-                model=self._make_scorer(bundle),
+                model=self._make_scorer(bundle, pin),
                 local=LocalModel(bundle.fallback(), self._worker),
                 ints=IntInputs.of(bundle, layout),
                 layout=layout,
@@ -78,12 +78,12 @@ class InTriton:
     def __init__(self, client: TritonClient) -> None:
         self._client = client
 
-    def __call__(self, bundle: Bundle) -> Scorer:
+    def __call__(self, bundle: Bundle, pin: pb.ModelPin) -> Scorer:
         """The version as Triton serves it."""
         manifest = bundle.manifest
         return TritonModel(
             self._client,
-            manifest.name,
+            pin.triton_name or manifest.name,
             manifest.version,
             columns=len(manifest.feature_names),
             int_columns=len(manifest.int_names),
@@ -96,6 +96,6 @@ class InProcess:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
 
-    def __call__(self, bundle: Bundle) -> Scorer:
+    def __call__(self, bundle: Bundle, pin: pb.ModelPin) -> Scorer:  # noqa: ARG002  the folder says all
         """The version's `model.onnx`, loaded."""
         return LocalModel(bundle.model(), self._worker)

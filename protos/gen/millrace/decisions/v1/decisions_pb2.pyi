@@ -24,18 +24,20 @@ DECISION_KIND_POINTER_FLIP: DecisionKind
 DECISION_KIND_EXPERIMENT: DecisionKind
 
 class ModelPin(_message.Message):
-    __slots__ = ("name", "version", "digest", "layout_hash", "revision")
+    __slots__ = ("name", "version", "digest", "layout_hash", "revision", "triton_name")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_HASH_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    TRITON_NAME_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     digest: str
     layout_hash: int
     revision: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., layout_hash: _Optional[int] = ..., revision: _Optional[int] = ...) -> None: ...
+    triton_name: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., layout_hash: _Optional[int] = ..., revision: _Optional[int] = ..., triton_name: _Optional[str] = ...) -> None: ...
 
 class ServingState(_message.Message):
     __slots__ = ("pin", "previous", "champion")
