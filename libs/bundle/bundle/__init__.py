@@ -13,6 +13,7 @@ from bundle.folder import Bundle, Golden, check_golden, load_bundle, write_bundl
 from bundle.inputs import VOCABULARIES, IntInputs
 from bundle.layouts import bundle_layout
 from bundle.manifest import Manifest, SplitTimes, TensorSpec, TrainingWindow, read_manifest
+from bundle.retrieval import Found, NeighbourRetrieval, Retrieval, TowerRetrieval, load_retrieval
 from bundle.scorer import OnnxScorer
 from bundle.signature import SIGNATURE, Trust
 
@@ -22,22 +23,27 @@ __all__ = [
     "AdmissionError",
     "Bundle",
     "BundleError",
+    "Found",
     "Golden",
     "GoldenError",
     "IntInputs",
     "IntegrityError",
     "Manifest",
     "ManifestError",
+    "NeighbourRetrieval",
     "OnnxScorer",
+    "Retrieval",
     "ScoringError",
     "SignatureError",
     "SplitTimes",
     "TensorSpec",
+    "TowerRetrieval",
     "TrainingWindow",
     "Trust",
     "bundle_layout",
     "check_golden",
     "load_bundle",
+    "load_retrieval",
     "read_manifest",
     "write_bundle",
 ]

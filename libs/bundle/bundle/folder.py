@@ -13,6 +13,7 @@ import numpy.typing as npt
 from bundle.admission import check_graph
 from bundle.errors import AdmissionError, GoldenError, IntegrityError
 from bundle.manifest import MANIFEST, Manifest, read_manifest, to_json
+from bundle.retrieval import Retrieval, load_retrieval
 from bundle.scorer import OnnxScorer
 from bundle.signature import SIGNATURE, Trust
 
@@ -70,6 +71,10 @@ class Bundle:
         """`fallback.onnx` in this process."""
         return OnnxScorer(self.fallback_path, threads)
 
+    def retrieval(self) -> Retrieval:
+        """What it finds candidates with; index and tower of one version, or it would not have loaded."""
+        return load_retrieval(self.folder)
+
 
 def write_bundle(
     folder: Path, manifest: Manifest, files: Mapping[str, Path], *, sign: Callable[[Path], None] | None = None
@@ -120,7 +125,7 @@ def load_bundle(folder: Path, *, digest: str | None = None, trust: Trust | None 
 
     Checks, in this order: manifest; its digest, where the caller knows it (a decision's pin); the signature, by what
     `trust` says (None does not look at it); every file's sha256 and no file too many; admission of both graphs; golden
-    rows of both.
+    rows of both; the files of retrieval, where there are any.
 
     Raises:
         ManifestError, SignatureError, IntegrityError, AdmissionError, GoldenError: all `BundleError`s.
@@ -144,6 +149,7 @@ def load_bundle(folder: Path, *, digest: str | None = None, trust: Trust | None 
                 f"{len(manifest.feature_names)} and {len(manifest.int_names)}"
             )
         check_golden(name, expected, scorer.score(golden.features, golden.ints))
+    load_retrieval(folder)
     return Bundle(manifest, folder, found, golden)
 
 

@@ -3,14 +3,16 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 from definitions.layout import Layout
 
 from bundle.errors import AdmissionError
-from bundle.folder import Bundle
+
+if TYPE_CHECKING:  # `folder` reads candidates through this module
+    from bundle.folder import Bundle
 
 VOCABULARIES = "vocab"
 _SLOT = re.compile(r"_\d+$")
@@ -40,7 +42,7 @@ class IntInputs:
         self._item = _Side.of(wanted, items, vocabularies)
 
     @classmethod
-    def of(cls, bundle: Bundle, layout: Layout) -> Self:
+    def of(cls, bundle: "Bundle", layout: Layout) -> Self:
         """For a bundle's graph under `layout`."""
         found = {
             path.stem: values

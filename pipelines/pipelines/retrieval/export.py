@@ -1,0 +1,156 @@
+"""Retrieval models as files of a bundle: what `bundle.retrieval` reads."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from bundle import retrieval as files
+from onnx import TensorProto, helper, numpy_helper
+
+from pipelines.errors import ParityError
+from pipelines.export.graphs import IR_VERSION, OPSETS
+from pipelines.retrieval.interactions import Ids
+from pipelines.retrieval.item_item import NEIGHBOURS, ItemItem
+from pipelines.retrieval.towers import TwoTower
+
+GOLDEN_ROWS = 64
+TOLERANCE = 1e-5  # of a graph against the arrays that it was written from
+
+
+def export_towers(model: TwoTower, item_ids: Ids, folder: Path, *, newest: int = 64) -> dict[str, Path]:
+    """Write ids, item vectors, user tower and its golden vectors to `folder`: file name -> path.
+
+    The tower names the hash of ids and vectors: beside those of another training it is refused.
+
+    Args:
+        model: of the items in the order of `item_ids`.
+        item_ids: uint64 (items,), sorted.
+        folder: exists.
+        newest: items of a user's history that the tower reads.
+
+    Raises:
+        ParityError: the graph gives other vectors than the model.
+    """
+    paths = {name: folder / name for name in (files.ITEM_IDS, files.ITEM_VECTORS, files.USER_TOWER, files.TOWER_GOLDEN)}
+    np.save(paths[files.ITEM_IDS], item_ids)
+    np.save(paths[files.ITEM_VECTORS], model.items)
+    graph = _Graph()
+    graph.user(model, files.HISTORY, files.USER_VECTOR)
+    graph.save(
+        paths[files.USER_TOWER],
+        [helper.make_tensor_value_info(files.HISTORY, TensorProto.INT64, [None, newest])],
+        helper.make_tensor_value_info(files.USER_VECTOR, TensorProto.FLOAT, [None, model.items.shape[1]]),
+        {files.INDEX: files.index_hash(item_ids, model.items)},
+    )
+    history = _histories(len(item_ids), newest)
+    found = files.UserTower(paths[files.USER_TOWER]).vectors(history)
+    worst = float(np.abs(found - model.users_of(history)).max())
+    if not worst <= TOLERANCE:
+        raise ParityError(f"{files.USER_TOWER}: vectors differ by {worst:.3g}, at most {TOLERANCE:g} is allowed")
+    np.savez_compressed(paths[files.TOWER_GOLDEN], **{files.HISTORY: history, files.USER_VECTOR: found})
+    return paths
+
+
+def export_scorer(
+    model: TwoTower, path: Path, *, features: int, ints: int, history: npt.NDArray[np.int64], item: int
+) -> None:
+    """Write the model as a ranker's graph: `features` and `int_features` -> `score`, the product of both vectors.
+
+    Args:
+        model: of the items with codes 1 to its size.
+        path: of the graph.
+        features: F, which the graph takes like every ranker and does not read.
+        ints: K, the width of `int_features`.
+        history: int64 (k,), places of the history's codes among them; 0 = none.
+        item: place of the candidate's code; 0 = unknown, which scores 0.
+    """
+    graph = _Graph()
+    graph.constants(history_places=history, item_place=np.array(item, np.int64), one_axis=np.array([1], np.int64))
+    graph.constants(item_table=_table(model.items))
+    graph.node("Gather", ["int_features", "history_places"], "history", axis=1)
+    graph.user(model, "history", "user")
+    graph.node("Gather", ["int_features", "item_place"], "item", axis=1)
+    graph.node("Gather", ["item_table", "item"], "item_vector", axis=0)
+    graph.node("Mul", ["user", "item_vector"], "products")
+    graph.node("ReduceSum", ["products", "one_axis"], "score", keepdims=1)
+    inputs = [
+        helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, features]),
+        helper.make_tensor_value_info("int_features", TensorProto.INT64, [None, ints]),
+    ]
+    graph.save(path, inputs, helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1]), {})
+
+
+def export_neighbours(model: ItemItem, item_ids: Ids, folder: Path, *, neighbours: int = NEIGHBOURS) -> dict[str, Path]:
+    """Write the `neighbours` nearest of each item to `folder`: file name -> path.
+
+    Args:
+        model: of the items in the order of `item_ids`.
+        item_ids: uint64 (items,), sorted.
+        folder: exists.
+        neighbours: kept for each item.
+    """
+    width = min(neighbours, len(item_ids))
+    places = np.argpartition(-model.weights, width - 1, axis=1)[:, :width].astype(np.int32)
+    weights = np.take_along_axis(model.weights, places, axis=1)
+    places, weights = np.where(weights > 0, places, -1).astype(np.int32), np.maximum(weights, 0).astype(np.float32)
+    path = folder / files.NEIGHBOURS
+    np.savez_compressed(path, item_ids=item_ids, places=places, weights=weights)
+    return {files.NEIGHBOURS: path}
+
+
+class _Graph:
+    """Collects nodes; `user` is the tower that both graphs have."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[str, npt.NDArray[Any]] = {}
+
+    def constants(self, **values: npt.NDArray[Any]) -> None:
+        self._constants |= values
+
+    def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+
+    def user(self, model: TwoTower, history: str, output: str) -> None:
+        """int64 [n, K] codes -> float32 [n, width], as `TwoTower.users_of`."""
+        self.constants(
+            history_table=_table(model.history),
+            bias=model.bias[None, :],
+            none=np.array(0, np.int64),
+            one=np.array(1, np.float32),
+            slots=np.array([1], np.int64),
+        )
+        self.node("Gather", ["history_table", history], "history_vectors", axis=0)
+        self.node("ReduceSum", ["history_vectors", "slots"], "total", keepdims=0)
+        self.node("Greater", [history, "none"], "known")
+        self.node("Cast", ["known"], "known_f", to=TensorProto.FLOAT)
+        self.node("ReduceSum", ["known_f", "slots"], "count", keepdims=1)
+        self.node("Max", ["count", "one"], "count_at_least_1")
+        self.node("Sqrt", ["count_at_least_1"], "root")
+        self.node("Div", ["total", "root"], "scaled")
+        self.node("Add", ["scaled", "bias"], output)
+
+    def save(
+        self, path: Path, inputs: list[onnx.ValueInfoProto], output: onnx.ValueInfoProto, metadata: dict[str, str]
+    ) -> None:
+        weights = [numpy_helper.from_array(value, name) for name, value in self._constants.items()]
+        graph = helper.make_graph(self._nodes, "two_tower", inputs, [output], weights)
+        opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="millrace")
+        helper.set_model_props(model, metadata)
+        onnx.checker.check_model(model)
+        path.write_bytes(model.SerializeToString())
+
+
+def _table(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """With a first row of zeros for code 0: what is absent adds nothing."""
+    return np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), vectors])
+
+
+def _histories(items: int, newest: int) -> npt.NDArray[np.int64]:
+    """int64 (GOLDEN_ROWS, newest): histories of every length from none to full, codes 0 to items."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(1, items + 1, (GOLDEN_ROWS, newest))
+    return np.where(np.arange(newest) < np.linspace(0, newest, GOLDEN_ROWS)[:, None], codes, 0).astype(np.int64)
