@@ -23,12 +23,9 @@ Labels = npt.NDArray[np.int64]
 NAMES = ("tail", "huge", "flat", "noise")
 
 
-def inputs(names: tuple[str, ...], int_names: tuple[str, ...] = ()) -> Inputs:
-    """All float columns are looked at."""
-    return Inputs(names, np.arange(len(names)), int_names, {}, (), None, None)
-
-
-ENCODER = Encoder(inputs(NAMES, ("code_0", "code_1")), (OneHot("code", np.array([0, 1]), np.array([3, 2**33])),))
+ENCODER = Encoder(
+    Inputs.of_names(NAMES, ("code_0", "code_1")), (OneHot("code", np.array([0, 1]), np.array([3, 2**33])),)
+)
 NO_INTS = np.empty((0, 0), np.int64)
 
 
@@ -92,7 +89,7 @@ def test_boosted_trees_on_the_very_thresholds(tmp_path: Path, monkeypatch: pytes
     rng = np.random.default_rng(3)
     x = rng.integers(2**25, 2**26, (4000, 1)).astype(np.float32)
     y = ((x[:, 0] % 977) > 488).astype(np.int64)
-    encoder = Encoder(inputs(("x",)))
+    encoder = Encoder(Inputs.of_names(("x",)))
     model = fit_trees((x, y), (x, y), ("x",))
     export_trees(model, encoder, tmp_path / "m.onnx")
     said = re.findall(r"^threshold=(.*)$", model.booster.model_to_string(), re.MULTILINE)
@@ -129,7 +126,7 @@ def test_a_split_that_the_graph_cannot_say_is_refused(monkeypatch: pytest.Monkey
     x = np.random.default_rng(0).normal(size=(1000, 1)).astype(np.float32)
     y = (x[:, 0] > 0.3).astype(np.int64)
     with pytest.raises(TrainingError, match="zero_as_missing"):
-        export_trees(fit_trees((x, y), (x, y), ("x",)), Encoder(inputs(("x",))), tmp_path / "m.onnx")
+        export_trees(fit_trees((x, y), (x, y), ("x",)), Encoder(Inputs.of_names(("x",))), tmp_path / "m.onnx")
 
 
 def test_parity_refuses_what_is_off() -> None:

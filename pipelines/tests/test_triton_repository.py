@@ -7,15 +7,16 @@ import pytest
 from bundle import Bundle, Golden, Manifest, OnnxScorer, TrainingWindow, load_bundle, write_bundle
 from google.protobuf import text_format
 from pipelines.errors import DeployError
-from pipelines.export.graphs import export_linear
+from pipelines.export.graphs_linear import export_linear
 from pipelines.settings import TritonProfile
-from pipelines.training.encoding import CodeGroup, Encoder
+from pipelines.training.encoding import Encoder, OneHot
+from pipelines.training.inputs import Inputs
 from pipelines.training.linear import LinearModel
 from pipelines.triton_repository import Repository
 from servicekit.settings import checkout_root
 from tritonclient.grpc import model_config_pb2
 
-ENCODER = Encoder(("code",), (CodeGroup("code", np.array([0]), np.array([7])),), ("a", "b"))
+ENCODER = Encoder(Inputs.of_names(("a", "b"), ("code",)), (OneHot("code", np.array([0]), np.array([7])),))
 
 
 def make_bundle(folder: Path, version: int = 1, bias: float = 0.0) -> Bundle:

@@ -11,8 +11,9 @@ from local_stack.topics import create_topics, declared_topics
 from pipelines.decisions import serving_state
 from pipelines.deploy import deploy, rollback
 from pipelines.errors import DeployError, UnavailableError
-from pipelines.export.graphs import export_linear
-from pipelines.training.encoding import CodeGroup, Encoder
+from pipelines.export.graphs_linear import export_linear
+from pipelines.training.encoding import Encoder, OneHot
+from pipelines.training.inputs import Inputs
 from pipelines.training.linear import LinearModel
 from pipelines.triton_client import Triton, triton_scores
 from pipelines.triton_repository import Repository
@@ -20,7 +21,7 @@ from servicekit.settings import checkout_root
 
 pytestmark = pytest.mark.real
 
-ENCODER = Encoder(("code",), (CodeGroup("code", np.array([0]), np.array([7])),), ("a", "b"))
+ENCODER = Encoder(Inputs.of_names(("a", "b"), ("code",)), (OneHot("code", np.array([0]), np.array([7])),))
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ serving's, every node is on the allow-list of `bundle.admission`, and what conve
 thresholds left as doubles) cannot arise.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import onnx
 from definitions.events import UNITS_PER_VALUE
 from onnx import TensorProto, helper, numpy_helper
 
-from pipelines.training.encoding import Encoder, OneHot
+from pipelines.training.encoding import Encoder, Group, Hashed, Native, OneHot, filled
 from pipelines.training.history import KNN_FLOOR, RESIDUAL_STEP, History, Matrix
 from pipelines.training.inputs import Inputs
 
@@ -31,11 +32,16 @@ class Graph:
         self._inputs = inputs
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, npt.NDArray[Any]] = {}
+        self._said: dict[str, str] = {}
 
     def constants(self, **values: npt.NDArray[Any]) -> "Graph":
         """Named arrays that nodes may take."""
         self._constants |= values
         return self
+
+    def say(self, **metadata: str) -> None:
+        """Metadata of the model, for people and `pipelines.explain`; runtimes read none."""
+        self._said |= metadata
 
     def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
         """One more node."""
@@ -56,6 +62,7 @@ class Graph:
         )
         opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="millrace")
+        helper.set_model_props(model, self._said)
         onnx.checker.check_model(model)
         path.write_bytes(model.SerializeToString())
 
@@ -63,21 +70,43 @@ class Graph:
 def encoded(encoder: Encoder) -> Graph:
     """A graph whose nodes so far make `x` float32 [n, M], what `encoder.expand` gives."""
     graph = Graph(encoder.inputs)
-    parts = []
-    if len(encoder.inputs.floats) == len(encoder.inputs.feature_names):
-        parts.append("features")
-    else:
+    numbers = "features"
+    if len(encoder.inputs.floats) != len(encoder.inputs.feature_names):
         graph.constants(float_places=encoder.inputs.floats)
         graph.node("Gather", ["features", "float_places"], "floats", axis=1)
-        parts.append("floats")
+        numbers = "floats"
+    missing = _put_fillings(graph, encoder, numbers) if encoder.fillings else []
+    parts = ["filled" if encoder.fillings else numbers]
     if encoder.history is not None:
         put_history(graph, encoder.history)
         parts.append("history_scores")
+    parts += missing
     for i, group in enumerate(encoder.groups):
         _put_codes(graph, group, i)
         parts.append(f"coded_{i}")
     graph.node("Concat", parts, "x", axis=1)
+    graph.say(columns=json.dumps(encoder.names))
     return graph
+
+
+def _put_fillings(graph: Graph, encoder: Encoder, numbers: str) -> list[str]:
+    """`filled` float32 [n, numbers]: missing cells replaced. Returns the columns that say what was missing."""
+    width = len(encoder.inputs.floats)
+    may_miss, default, fill = np.zeros(width, bool), np.zeros(width, np.float32), np.zeros(width, np.float32)
+    for each in encoder.fillings:
+        may_miss[each.place], default[each.place], fill[each.place] = True, each.default, filled(each)
+    graph.constants(may_miss=may_miss[None, :], missing_default=default[None, :], fill=fill[None, :])
+    graph.node("IsNaN", [numbers], "is_nan")
+    graph.node("Equal", [numbers, "missing_default"], "is_default")
+    graph.node("Or", ["is_nan", "is_default"], "is_absent")
+    graph.node("And", ["is_absent", "may_miss"], "is_missing")
+    graph.node("Where", ["is_missing", "fill", numbers], "filled")
+    if not encoder.indicated:
+        return []
+    graph.constants(indicated=np.array([each.place for each in encoder.indicated], np.int64))
+    graph.node("Cast", ["is_missing"], "is_missing_f", to=TensorProto.FLOAT)
+    graph.node("Gather", ["is_missing_f", "indicated"], "missing", axis=1)
+    return ["missing"]
 
 
 def put_history(graph: Graph, history: History) -> None:
@@ -126,7 +155,9 @@ def put_history(graph: Graph, history: History) -> None:
 
 def _put_weights(graph: Graph, name: str, matrix: Matrix) -> None:
     """`name` double [n, k], the weights of candidate and past items; `name_residual` [n, 1], their products' sum."""
-    graph.constants(**{f"{name}_matrix": matrix.weights.ravel(), f"{name}_scale": np.array(matrix.scale, np.float64)})
+    scale = np.array(matrix.scale, np.float64)
+    graph.constants(**{f"{name}_scale": scale})
+    graph.constants(**{f"{name}_matrix": matrix.weights.ravel()})
     graph.node("Gather", [f"{name}_matrix", "pair"], f"{name}_whole")
     graph.node("Cast", [f"{name}_whole"], f"{name}_double", to=TensorProto.DOUBLE)
     graph.node("Mul", [f"{name}_double", f"{name}_scale"], name)
@@ -134,11 +165,33 @@ def _put_weights(graph: Graph, name: str, matrix: Matrix) -> None:
     graph.node("ReduceSum", [f"{name}_products", "summed"], f"{name}_residual", keepdims=1)
 
 
-def _put_codes(graph: Graph, group: OneHot, i: int) -> None:
-    graph.constants(**{f"places_{i}": group.places, f"codes_{i}": group.codes[None, None, :]})
-    graph.constants(last=np.array([2], np.int64))
+def _put_codes(graph: Graph, group: Group, i: int) -> None:
+    """`coded_i` float32 [n, columns of the group]."""
+    graph.constants(**{f"places_{i}": group.places})
     graph.node("Gather", ["int_features", f"places_{i}"], f"found_{i}", axis=1)
-    graph.node("Unsqueeze", [f"found_{i}", "last"], f"found_3d_{i}")
-    graph.node("Equal", [f"found_3d_{i}", f"codes_{i}"], f"is_{i}")
+    match group:
+        case Native():
+            graph.node("Cast", [f"found_{i}"], f"coded_{i}", to=TensorProto.FLOAT)
+        case Hashed():
+            graph.constants(no_code=np.array(0, np.int64), one_code=np.array(1, np.int64))
+            graph.constants(**{f"modulus_{i}": np.array(group.buckets - 1, np.int64)})
+            graph.node("Mod", [f"found_{i}", f"modulus_{i}"], f"rest_{i}")
+            graph.node("Add", [f"rest_{i}", "one_code"], f"hashed_{i}")
+            graph.node("Equal", [f"found_{i}", "no_code"], f"unknown_{i}")
+            graph.node("Where", [f"unknown_{i}", "no_code", f"hashed_{i}"], f"bucket_{i}")
+            _put_indicators(graph, i, f"bucket_{i}", np.arange(group.buckets), len(group.places))
+        case OneHot():
+            _put_indicators(graph, i, f"found_{i}", group.codes, len(group.places))
+
+
+def _put_indicators(graph: Graph, i: int, codes: str, wanted: npt.NDArray[np.int64], slots: int) -> None:
+    """`coded_i`: 1 where one of the [n, slots] codes is the wanted one; 0 counts in the first slot only."""
+    counts = np.ones((1, slots, len(wanted)), bool)
+    counts[:, 1:, wanted == 0] = False
+    graph.constants(**{f"codes_{i}": wanted[None, None, :].astype(np.int64), f"counts_{i}": counts})
+    graph.constants(last=np.array([2], np.int64))
+    graph.node("Unsqueeze", [codes, "last"], f"found_3d_{i}")
+    graph.node("Equal", [f"found_3d_{i}", f"codes_{i}"], f"same_{i}")
+    graph.node("And", [f"same_{i}", f"counts_{i}"], f"is_{i}")
     graph.node("Cast", [f"is_{i}"], f"is_f_{i}", to=TensorProto.FLOAT)
     graph.node("ReduceMax", [f"is_f_{i}"], f"coded_{i}", axes=[1], keepdims=0)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto
 
-from pipelines.export.graphs import encoded
+from pipelines.export.graphs import Graph, encoded
 
 if TYPE_CHECKING:
     from pipelines.training.encoding import Encoder
     from pipelines.training.linear import LinearModel
+    from pipelines.training.linear_sparse import SparseRanker
 
 
 def export_linear(model: LinearModel, encoder: Encoder, path: Path) -> None:
@@ -44,5 +45,33 @@ def export_linear(model: LinearModel, encoder: Encoder, path: Path) -> None:
     graph.node("MatMul", ["above_f", "w_steps"], "logit_steps")
     graph.node("Add", ["logit_scaled", "logit_steps"], "logit_sum")
     graph.node("Add", ["logit_sum", "bias"], "logit")
+    graph.node("Sigmoid", ["logit"], "score")
+    graph.save(path)
+
+
+def export_sparse(model: SparseRanker, path: Path) -> None:
+    """Write `model` to `path`: its weights are looked up, no indicator is ever laid out."""
+    graph = Graph(model.inputs)
+    graph.constants(
+        places=model.places,
+        offsets=model.offsets[None, :],
+        weights=model.weights,
+        no_code=np.array(0, np.int64),
+        nothing=np.array(0, np.float32),
+        bias=np.array([model.bias], np.float32),
+        summed=np.array([1], np.int64),
+    )
+    graph.node("Gather", ["int_features", "places"], "codes", axis=1)
+    graph.node("Add", ["codes", "offsets"], "shifted")
+    at = "shifted"
+    if model.buckets:
+        graph.constants(buckets=np.array(model.buckets, np.int64))
+        graph.node("Mod", ["shifted", "buckets"], "hashed")
+        at = "hashed"
+    graph.node("Gather", ["weights", at], "weight")
+    graph.node("Equal", ["codes", "no_code"], "absent")
+    graph.node("Where", ["absent", "nothing", "weight"], "told")
+    graph.node("ReduceSum", ["told", "summed"], "sum", keepdims=1)
+    graph.node("Add", ["sum", "bias"], "logit")
     graph.node("Sigmoid", ["logit"], "score")
     graph.save(path)

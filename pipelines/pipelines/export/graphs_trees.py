@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from onnx import TensorProto
 
 from pipelines.errors import TrainingError
-from pipelines.export.graphs import encoded
+from pipelines.export.graphs import Graph, encoded
 
 if TYPE_CHECKING:
     from pipelines.training.encoding import Encoder
@@ -17,21 +18,29 @@ if TYPE_CHECKING:
 
 
 def export_trees(model: TreeModel, encoder: Encoder, path: Path) -> None:
-    """Write `model` on `encoder`'s inputs to `path`.
+    """Write a LightGBM `model` on `encoder`'s inputs to `path`.
 
     LightGBM compares doubles: `x <= t`. Inputs are float32, so `t` rounded down to float32 decides every one alike.
+    A split of codes into two sets reads a column of its own, 0 for codes of the left set.
 
     Raises:
-        TrainingError: a split that this graph cannot say (categorical, zero as missing).
+        TrainingError: a split that this graph cannot say (zero as missing).
     """
-    columns = _TreeColumns()
+    columns = TreeColumns()
+    sets = CodeSets(len(encoder.names))
     for number, tree in enumerate(model.booster.dump_model(num_iteration=model.trees)["tree_info"]):
-        columns.add(number, tree["tree_structure"])
+        columns.add(number, tree["tree_structure"], sets)
     graph = encoded(encoder)
-    graph.constants(slope=np.array([model.slope], np.float32), shift=np.array([model.shift], np.float32))
+    put_trees(graph, columns, model.slope, model.shift, sets.put(graph))
+    graph.save(path)
+
+
+def put_trees(graph: Graph, columns: TreeColumns, slope: float, shift: float, x: str = "x") -> None:
+    """Add the nodes from `x` float32 [n, M] to `score`: sigmoid(slope * the trees' sum + shift)."""
+    graph.constants(slope=np.array([slope], np.float32), shift=np.array([shift], np.float32))
     graph.node(
         "TreeEnsembleRegressor",
-        ["x"],
+        [x],
         "raw",
         domain="ai.onnx.ml",
         n_targets=1,
@@ -42,30 +51,73 @@ def export_trees(model: TreeModel, encoder: Encoder, path: Path) -> None:
     graph.node("Mul", ["raw", "slope"], "sloped")
     graph.node("Add", ["sloped", "shift"], "logit")
     graph.node("Sigmoid", ["logit"], "score")
-    graph.save(path)
 
 
-class _TreeColumns:
+class CodeSets:
+    """Columns behind the `first` ones: for each set of codes that some tree asks for, 0 where the code is in it."""
+
+    def __init__(self, first: int) -> None:
+        self._first = first
+        self._sets: dict[tuple[int, frozenset[int]], int] = {}
+
+    def column(self, feature: int, codes: frozenset[int]) -> int:
+        """Number of the column of this set."""
+        return self._first + self._sets.setdefault((feature, codes), len(self._sets))
+
+    def put(self, graph: Graph) -> str:
+        """Add their nodes; the name of the trees' input."""
+        if not self._sets:
+            return "x"
+        parts: dict[int, str] = {}  # column -> a part of one column
+        for (feature, codes), number in self._sets.items():
+            table = np.ones(max(codes) + 2, np.float32)  # the last stands for all greater codes
+            table[sorted(codes)] = 0
+            name = f"set_{number}"
+            places = {f"{name}_of": np.array([feature], np.int64), f"{name}_end": np.array(len(table) - 1, np.int64)}
+            graph.constants(**places)
+            graph.constants(**{f"{name}_table": table})
+            graph.node("Gather", ["x", f"{name}_of"], f"{name}_float", axis=1)
+            graph.node("Cast", [f"{name}_float"], f"{name}_code", to=TensorProto.INT64)
+            graph.node("Min", [f"{name}_code", f"{name}_end"], f"{name}_place")
+            graph.node("Gather", [f"{name}_table", f"{name}_place"], name)
+            parts[number] = name
+        graph.node("Concat", ["x", *(parts[number] for number in range(len(parts)))], "x_sets", axis=1)
+        return "x_sets"
+
+
+class TreeColumns:
     """The parallel attribute arrays of TreeEnsembleRegressor."""
 
     def __init__(self) -> None:
         self._nodes: list[tuple[int, int, int, str, float, int, int, int, float]] = []
         self._leaves: list[tuple[int, int, float]] = []
 
-    def add(self, tree: int, root: dict[str, Any]) -> None:
-        """Number the nodes of one tree in the order met; iterative, as trees may be deep."""
+    def branch(
+        self, tree: int, number: int, feature: int, mode: str, threshold: float, sides: tuple[int, int], missing: int,
+        rows: float,
+    ) -> None:  # fmt: skip
+        """A node that sends rows to sides[0] where the comparison `mode` with `threshold` holds, else to sides[1];
+        NaN to the first if `missing`.
+        """
+        self._nodes.append((tree, number, feature, mode, threshold, *sides, missing, rows))
+
+    def leaf(self, tree: int, number: int, value: float, rows: float) -> None:
+        """A node that adds `value`."""
+        self._nodes.append((tree, number, 0, "LEAF", 0.0, 0, 0, 0, rows))
+        self._leaves.append((tree, number, value))
+
+    def add(self, tree: int, root: dict[str, Any], sets: CodeSets) -> None:
+        """Number the nodes of one of LightGBM's trees in the order met; iterative, as trees may be deep."""
         waiting, next_id = [(0, root)], 1
         while waiting:
             number, node = waiting.pop()
             if "leaf_value" in node:
-                self._nodes.append((tree, number, 0, "LEAF", 0.0, 0, 0, 0, float(node.get("leaf_count", 0))))
-                self._leaves.append((tree, number, float(node["leaf_value"])))
+                self.leaf(tree, number, float(node["leaf_value"]), float(node.get("leaf_count", 0)))
                 continue
             left, right, next_id = next_id, next_id + 1, next_id + 2
-            threshold, missing_left = _split(node)
-            feature = int(node["split_feature"])
+            feature, threshold, missing_left = _split(node, sets)
             rows = float(node["internal_count"])
-            self._nodes.append((tree, number, feature, "BRANCH_LEQ", threshold, left, right, missing_left, rows))
+            self.branch(tree, number, feature, "BRANCH_LEQ", threshold, (left, right), missing_left, rows)
             waiting += [(left, node["left_child"]), (right, node["right_child"])]
 
     def attributes(self) -> dict[str, Any]:
@@ -89,17 +141,21 @@ class _TreeColumns:
         }
 
 
-def _split(node: dict[str, Any]) -> tuple[float, int]:
-    """(threshold rounded down to float32, whether NaN goes left) of one LightGBM split."""
+def _split(node: dict[str, Any], sets: CodeSets) -> tuple[int, float, int]:
+    """(column, threshold rounded down to float32, whether NaN goes left) of one LightGBM split."""
+    feature = int(node["split_feature"])
+    if node["decision_type"] == "==":
+        codes = frozenset(int(code) for code in str(node["threshold"]).split("||"))
+        return sets.column(feature, codes), 0.5, 0  # codes are never NaN
     if node["decision_type"] != "<=" or node["missing_type"] == "Zero":
         raise TrainingError(
             f"a split {node['decision_type']} with missing {node['missing_type']} cannot be exported; "
-            "train without categorical_feature and zero_as_missing"
+            "train without zero_as_missing"
         )
     exact = float(node["threshold"])
     # Without NaN in training LightGBM reads NaN as 0.
     left = bool(node["default_left"]) if node["missing_type"] == "NaN" else exact >= 0
-    return _floor_to_float32(exact), int(left)
+    return feature, _floor_to_float32(exact), int(left)
 
 
 def _floor_to_float32(exact: float) -> float:

@@ -54,7 +54,7 @@ class Matrix:
     scale: float
 
     @classmethod
-    def of(cls, weights: Floats) -> "Matrix":
+    def of(cls, weights: npt.NDArray[np.floating]) -> "Matrix":
         """Rounded to 15 bits; row and column 0 (the unknown item) are emptied."""
         largest = float(np.abs(weights).max(initial=0.0)) or 1.0
         scale = 2.0 ** (np.ceil(np.log2(largest)) - 15)
@@ -64,7 +64,7 @@ class Matrix:
 
     def at(self, places: Ints) -> npt.NDArray[np.float64]:
         """Weights at flat places, of their shape."""
-        return self.weights.ravel()[places] * self.scale
+        return np.asarray(self.weights.ravel()[places] * self.scale, np.float64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,6 +65,11 @@ class Inputs:
     history: HistoryColumns | None
     item: CodeColumn | None
 
+    @classmethod
+    def of_names(cls, feature_names: tuple[str, ...], int_names: tuple[str, ...] = ()) -> "Inputs":
+        """All float columns are looked at; int columns have no vocabulary, and are read by place."""
+        return cls(feature_names, np.arange(len(feature_names)), int_names, {}, (), None, None)
+
     @property
     def float_names(self) -> tuple[str, ...]:
         """Names of the columns at `floats`."""

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from pipelines.evaluation.metrics import log_loss
 from pipelines.export.graphs_linear import export_linear
 from pipelines.progress import Progress
-from pipelines.training.encoding import Encoder, fit_encoder
+from pipelines.training.encoding import Encoder, fit_encoder, without_nan
 from pipelines.training.ranker import TrainData
 
 Matrix = npt.NDArray[np.float32]
@@ -78,7 +78,7 @@ class LinearRanker:
 def fit(data: TrainData, *, seed: int, threads: int, progress: Progress) -> LinearRanker:
     """Logistic regression on point-in-time columns, calibrated on the validation rows."""
     del threads, progress  # seconds of BLAS, which the caller limits
-    encoder = fit_encoder(data)
+    encoder = without_nan(fit_encoder(data))
     valid = encoder.rows(data.valid)
     rows, later = (encoder.rows(data.fit), data.fit.label), (valid, data.valid.label)
     model = fit_linear(rows, later, numbers=encoder.numbers, seed=seed)

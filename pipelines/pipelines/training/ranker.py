@@ -29,8 +29,9 @@ class Rows:
 
     features float32 (n, F) and ints int64 (n, K) as `Inputs` names them; history float32 (n, S), the item-item scores
     of `pipelines.training.history` by matrices of each row's past, S = 0 without; label int64 (n,) 0/1; weight float32
-    (n,); user_id, item_id uint64 (n,); time_us int64 (n,); session int64 (n,): rows of one user within half an hour of
-    each other, the lists of listwise objectives.
+    (n,); value float32 (n,), what a regression predicts; heads: name -> float32 (n,), of several tasks; user_id and
+    item_id uint64 (n,); time_us int64 (n,); session int64 (n,): rows of one request, or of one user within half an hour
+    of each other, the lists of listwise objectives.
     """
 
     features: npt.NDArray[np.float32]
@@ -38,6 +39,8 @@ class Rows:
     history: npt.NDArray[np.float32]
     label: Ints
     weight: npt.NDArray[np.float32]
+    value: npt.NDArray[np.float32]
+    heads: Mapping[str, npt.NDArray[np.float32]]
     user_id: npt.NDArray[np.uint64]
     item_id: npt.NDArray[np.uint64]
     time_us: Ints
@@ -48,7 +51,9 @@ class Rows:
 
     def take(self, rows: npt.NDArray[np.bool_] | Ints) -> "Rows":
         """Some of them, by mask or by place."""
-        return Rows(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        heads = {name: head[rows] for name, head in parts.pop("heads").items()}
+        return Rows(**{name: part[rows] for name, part in parts.items()}, heads=heads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +97,11 @@ class Fit(Protocol):
 
 RANKERS: Mapping[str, str] = {
     "lr": "pipelines.training.linear:fit",
+    "lr_one_hot": "pipelines.training.linear_sparse:fit_one_hot",
+    "lr_hashed": "pipelines.training.linear_sparse:fit_hashed",
     "lightgbm": "pipelines.training.trees:fit",
+    "lambdarank": "pipelines.training.trees:fit_lambdarank",
+    "xgboost": "pipelines.training.xgb:fit",
     "fm": "pipelines.deep.rankers:fm",
     "dcn_v2": "pipelines.deep.rankers:dcn_v2",
     "dlrm": "pipelines.deep.rankers:dlrm",
@@ -143,20 +152,26 @@ def train_data(
         history=history[1] if history is not None else np.empty((n, 0), np.float32),
         label=examples.label,
         weight=examples.weight,
+        value=examples.value,
+        heads=examples.heads,
         user_id=examples.user_id,
         item_id=examples.item_id,
         time_us=examples.time_us,
-        session=sessions(examples.user_id, examples.time_us),
+        session=sessions(examples.user_id, examples.time_us, examples.request_id),
     )
     data = TrainData(layout, inputs, rows.take(split.fit), rows.take(split.valid), history and history[0])
     return data, rows.take(split.test)
 
 
-def sessions(user_id: npt.NDArray[np.uint64], time_us: Ints) -> Ints:
-    """Number of each row's session, int64 (n,): a user's rows without a gap of more than SESSION_GAP_US."""
-    order = np.lexsort((time_us, user_id))
-    user, time = user_id[order], time_us[order]
-    starts = np.r_[True, (user[1:] != user[:-1]) | (time[1:] - time[:-1] > SESSION_GAP_US)]
+def sessions(user_id: npt.NDArray[np.uint64], time_us: Ints, request_id: npt.NDArray[np.uint64] | None = None) -> Ints:
+    """Number of each row's list, int64 (n,): rows of one request, or, where that is 0, a user's rows without a gap of
+    more than SESSION_GAP_US.
+    """
+    request = np.zeros(len(user_id), np.uint64) if request_id is None else request_id
+    order = np.lexsort((time_us, request, user_id))
+    user, asked, time = user_id[order], request[order], time_us[order]
+    apart = (time[1:] - time[:-1] > SESSION_GAP_US) & (asked[1:] == 0)
+    starts = np.r_[True, (user[1:] != user[:-1]) | (asked[1:] != asked[:-1]) | apart]
     out = np.empty(len(order), np.int64)
     out[order] = np.cumsum(starts) - 1
     return out

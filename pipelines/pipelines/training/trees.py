@@ -1,7 +1,9 @@
 """Gradient boosting: LightGBM, seeded, stopped early on validation rows."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import lightgbm
 import numpy as np
@@ -11,7 +13,7 @@ from pipelines.export.graphs_trees import export_trees
 from pipelines.progress import Progress
 from pipelines.training.encoding import Encoder, fit_encoder
 from pipelines.training.linear import fit_calibration, sigmoid
-from pipelines.training.ranker import TrainData
+from pipelines.training.ranker import Rows, TrainData
 
 Matrix = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
@@ -32,6 +34,13 @@ PARAMETERS = {
     "deterministic": True,
     "force_row_wise": True,
     "verbosity": -1,
+}
+RANKING = {
+    **PARAMETERS,
+    "objective": "lambdarank",
+    "metric": "ndcg",
+    "eval_at": [10],
+    "lambdarank_truncation_level": 50,
 }
 
 
@@ -62,6 +71,15 @@ class TreeModel:
         return TreeModel(self.booster, self.trees, self.slope * slope, self.shift * slope + shift)
 
 
+class Sample(NamedTuple):
+    """x float32 (n, M), label int64 (n,), weight float32 (n,), and the sizes of consecutive lists, for LambdaRank."""
+
+    x: Matrix
+    label: npt.NDArray[np.int64]
+    weight: npt.NDArray[np.float32] | None = None
+    lists: npt.NDArray[np.int64] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class TreeRanker:
     """A TreeModel of what an encoder makes of the inputs."""
@@ -79,36 +97,69 @@ class TreeRanker:
         export_trees(self.model, self.encoder, path)
 
 
-def fit(data: TrainData, *, seed: int, threads: int, progress: Progress) -> TreeRanker:
+def fit(
+    data: TrainData, *, seed: int, threads: int, progress: Progress, parameters: Mapping[str, Any] = PARAMETERS
+) -> TreeRanker:
     """LightGBM with log-loss, stopped early and calibrated on the validation rows."""
     del progress  # seconds
-    encoder = fit_encoder(data)
+    encoder = fit_encoder(data, native=True)
     valid = encoder.rows(data.valid)
-    rows, later = (encoder.rows(data.fit), data.fit.label), (valid, data.valid.label)
-    model = fit_trees(rows, later, encoder.names, seed=seed, threads=threads)
+    rows = Sample(encoder.rows(data.fit), data.fit.label, data.fit.weight)
+    later = Sample(valid, data.valid.label, data.valid.weight)
+    model = fit_trees(rows, later, encoder.names, parameters, seed=seed, threads=threads, native=encoder.native)
     return TreeRanker(encoder, model.calibrated(*fit_calibration(model.logits(valid), data.valid.label)))
 
 
+def fit_lambdarank(
+    data: TrainData, *, seed: int, threads: int, progress: Progress, parameters: Mapping[str, Any] = RANKING
+) -> TreeRanker:
+    """LightGBM that orders each list (request, or session) by LambdaRank (Burges, MSR-TR-2010-82).
+
+    It has no probabilities of its own: Platt's mapping of its scores on the validation rows stands for them.
+    """
+    del progress
+    encoder = fit_encoder(data, native=True)
+    rows, later = (_by_list(encoder, part) for part in (data.fit, data.valid))
+    model = fit_trees(rows, later, encoder.names, parameters, seed=seed, threads=threads, native=encoder.native)
+    slope, shift = fit_calibration(model.logits(later.x), later.label)
+    return TreeRanker(encoder, model.calibrated(slope, shift), "lambdarank")
+
+
+def _by_list(encoder: Encoder, rows: Rows) -> Sample:
+    """Rows of one list side by side, as the objective wants them."""
+    order = np.argsort(rows.session, kind="stable")
+    sizes = np.unique(rows.session, return_counts=True)[1]
+    return Sample(encoder.rows(rows)[order], rows.label[order], rows.weight[order], sizes)
+
+
 def fit_trees(
-    fit: tuple[Matrix, npt.NDArray[np.int64]],
-    valid: tuple[Matrix, npt.NDArray[np.int64]],
-    names: tuple[str, ...],
+    fit: Sample | tuple[Matrix, npt.NDArray[np.int64]],
+    valid: Sample | tuple[Matrix, npt.NDArray[np.int64]],
+    names: Sequence[str],
+    parameters: Mapping[str, Any] = PARAMETERS,
     *,
     seed: int = 0,
     threads: int = 1,
+    native: Sequence[int] = (),
 ) -> TreeModel:
-    """Boosted trees on `fit`, as many as validation log-loss asks for.
+    """Boosted trees on `fit`, as many as the metric on `valid` asks for.
 
     Args:
-        fit: features float32 (n, F) and labels 0/1 (n,).
+        fit: rows to learn from.
         valid: later rows, used for early stopping only.
-        names: the F column names, for importances.
+        names: the M column names, for importances.
+        parameters: of LightGBM.
         seed: of bagging and feature sampling; the same seed and threads give the same trees.
         threads: of LightGBM.
+        native: places of columns that hold codes.
     """
-    parameters = {**PARAMETERS, "seed": seed, "num_threads": threads}
-    rows = lightgbm.Dataset(fit[0], fit[1], feature_name=list(names), params=parameters, free_raw_data=True)
-    later = lightgbm.Dataset(valid[0], valid[1], reference=rows, params=parameters)
+    settings = {**parameters, "seed": seed, "num_threads": threads}
+    fit, valid = Sample(*fit), Sample(*valid)
+    common: dict[str, Any] = {"params": settings, "categorical_feature": list(native)}
+    rows = lightgbm.Dataset(
+        fit.x, fit.label, weight=fit.weight, group=fit.lists, feature_name=list(names), free_raw_data=True, **common
+    )
+    later = lightgbm.Dataset(valid.x, valid.label, weight=valid.weight, group=valid.lists, reference=rows, **common)
     stop = lightgbm.early_stopping(PATIENCE, verbose=False)
-    booster = lightgbm.train(parameters, rows, MAX_TREES, valid_sets=[later], callbacks=[stop])
+    booster = lightgbm.train(settings, rows, MAX_TREES, valid_sets=[later], callbacks=[stop])
     return TreeModel(booster, booster.best_iteration)
