@@ -21,7 +21,7 @@ from local_stack.ports import Ports
 from local_stack.probes import Probe, must_answer, split
 from local_stack.service import PREFIX, ServiceSpec, service
 from local_stack.state import StackState
-from local_stack.topics import create_topics, declared_topics, log_id_of
+from local_stack.topics import alike, create_topics, declared_topics, log_id_of
 
 Profile = Literal["embedded", "real"]
 SERVERS = ("kafka", "valkey", "cassandra", "triton")
@@ -32,8 +32,9 @@ class Options:
     """What the caller wants.
 
     `environ` is the caller's whole environment: children inherit all of it but `MILLRACE_*`, and of those each service
-    gets what it declares. `topic_usecases` are the names of the use cases, for their topics. `defaults` are further
-    settings for services (`MILLRACE_…`), which the environment overrides.
+    gets what it declares. `topic_usecases` are the names of the use cases, for their topics; `more_topics` are further
+    ones, each with the declared one that it is like. `defaults` are further settings for services (`MILLRACE_…`), which
+    the environment overrides.
     """
 
     home: Home
@@ -42,6 +43,7 @@ class Options:
     services: Sequence[ServiceSpec]
     topic_usecases: Sequence[str]
     models: Path
+    more_topics: Mapping[str, str] = field(default_factory=dict)
     profile: Profile | None = None
     defaults: Mapping[str, str] = field(default_factory=dict)
 
@@ -97,9 +99,9 @@ def make_plan(options: Options, state: StackState | None) -> Plan:
 
 
 def after_kafka(options: Options, address: str) -> None:
-    """Create the topics that `infra/kafka/topics.yaml` declares for the use cases."""
+    """Create the topics that `infra/kafka/topics.yaml` declares for the use cases, and those like them."""
     declared = declared_topics(checkout_root() / "infra" / "kafka" / "topics.yaml", options.topic_usecases)
-    create_topics(address, declared)
+    create_topics(address, [*declared, *alike(declared, options.more_topics)])
 
 
 def after_cassandra(address: str) -> None:

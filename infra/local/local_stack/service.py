@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from local_stack.component import Component
 from local_stack.probes import Probe
@@ -16,7 +16,7 @@ class ServiceSpec:
 
     `module` is run with `python -m`; `declared` are the `MILLRACE_*` names that its settings class accepts; `wave` 3 is
     the stream side, 4 what answers requests; `ports` hold its gRPC port, if any, and its metrics port, offset included;
-    `nice` is its priority behind the others.
+    `nice` is its priority behind the others; `settings` are this instance's own, whatever the environment says.
     """
 
     name: str
@@ -25,11 +25,12 @@ class ServiceSpec:
     wave: int
     ports: Mapping[str, int]
     nice: int = 0
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def service(spec: ServiceSpec, values: Mapping[str, str]) -> Component:
     """The service with those of `values` that it declares; ready when its `/ready` says so."""
-    environment = {name: value for name, value in values.items() if name in spec.declared}
+    environment = {name: value for name, value in values.items() if name in spec.declared} | dict(spec.settings)
     return Component(
         name=spec.name,
         wave=spec.wave,

@@ -109,3 +109,22 @@ def create_topics(bootstrap: str, topics: Sequence[Topic], *, replication: int =
     except KafkaError as exc:
         raise StackError(f"the topics could not be created at {bootstrap}: {type(exc).__name__}: {exc}") from exc
     return sorted(missing)
+
+
+def delete_topics(bootstrap: str, names: Sequence[str]) -> None:
+    """Remove those of `names` that are there, with all that they hold. StackError where Kafka does not."""
+    from kafka.admin import KafkaAdminClient
+    from kafka.errors import KafkaError, UnknownTopicOrPartitionError
+
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+        try:
+            if present := sorted(set(names) & set(admin.list_topics())):
+                admin.delete_topics(present)
+        finally:
+            admin.close()
+    except UnknownTopicOrPartitionError:  # another process was faster
+        return
+    except KafkaError as exc:
+        raise StackError(f"the topics could not be removed at {bootstrap}: {type(exc).__name__}: {exc}") from exc

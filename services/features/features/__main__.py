@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from definitions.errors import DefinitionsError
-from definitions.layout import Layout, layout_of
-from definitions.usecase import find_usecase
+from definitions.layout import Layout
+from definitions.usecase import UseCase, find_usecase
 from servicekit import kit as servicekit
 from servicekit.errors import LogError
 from servicekit.kafka import log_id, partitions_of
@@ -17,6 +18,7 @@ from stores.online import OnlineStore, open_online
 from features.checkpoints import CheckpointFolder
 from features.errors import FeaturesError
 from features.kafka import KafkaItems, KafkaSource, owned_partitions
+from features.kept import keep, revision_layout
 from features.loop import FeatureLoop, Pace
 from features.metrics import FeatureMetrics
 from features.owned import Owned
@@ -30,29 +32,31 @@ def main() -> int:
     """Settings, defaults, wiring, serve, drain."""
     settings = load_settings(Settings)
     try:
-        layouts = [layout_of(find_usecase(name, settings.usecase_dir), settings.revision) for name in settings.usecases]
+        usecases = [find_usecase(name, settings.usecase_dir) for name in settings.usecases]
     except DefinitionsError as exc:
         sys.stderr.write(f"MILLRACE_USECASES: {exc}\n")
         return EXIT_BAD_INPUT
     with servicekit.start("features", settings) as kit:
         kit.ready.expect("replayed")
         try:
-            return serve(kit, settings, layouts)
-        except (FeaturesError, LogError, StoreError) as exc:
+            return serve(kit, settings, usecases)
+        except (DefinitionsError, FeaturesError, LogError, StoreError) as exc:
             kit.log.error("stopped", error=str(exc), kind=type(exc).__name__)
             return EXIT_ENVIRONMENT
 
 
-def serve(kit: servicekit.Kit, settings: Settings, layouts: Sequence[Layout]) -> int:
+def serve(kit: servicekit.Kit, settings: Settings, usecases: Sequence[UseCase]) -> int:
     """Build the clients, run the loop until a stop is asked for, save everything."""
     identity = settings.log_id or log_id(settings.kafka)
     owned: list[Owned] = []
     stores: list[OnlineStore] = []
-    for layout in layouts:
-        name = layout.usecase.name
+    layouts: dict[Path, Layout] = {}
+    for usecase in usecases:
+        name = usecase.name
+        root = settings.checkpoints / identity / f"{name}.{settings.revision}"
+        layout = layouts[root] = revision_layout(root, usecase, settings.revision)
         store = open_online(name, layout.revision, valkey=settings.valkey, lmdb_path=settings.online_path)
         stores.append(store)
-        root = settings.checkpoints / identity / f"{name}.{layout.revision}"
         owned += [
             Owned(name, PartitionState(layout, partition), CheckpointFolder(root / str(partition)), store)
             for partition in owned_partitions(settings.kafka, name, settings.replica, settings.replicas)
@@ -67,20 +71,24 @@ def serve(kit: servicekit.Kit, settings: Settings, layouts: Sequence[Layout]) ->
     items = KafkaItems(
         settings.kafka,
         {
-            layout.usecase.name: partitions_of(
-                settings.kafka, item_features_topic(layout.usecase.name, settings.revision)
-            )
-            for layout in layouts
+            usecase.name: partitions_of(settings.kafka, item_features_topic(usecase.name, settings.revision))
+            for usecase in usecases
         },
         settings.revision,
     )
+
+    def ready(is_ready: bool) -> None:
+        while is_ready and layouts:  # only now is it known that the state can be continued under them
+            keep(*layouts.popitem())
+        kit.ready.set("replayed", is_ready)
+
     loop = FeatureLoop(
         owned,
         source,
         items,
         metrics,
         pace=Pace(checkpoint_s=settings.checkpoint_s),
-        on_ready=lambda ready: kit.ready.set("replayed", ready),
+        on_ready=ready,
     )
     kit.post("/flush", lambda: {"offsets": loop.request_checkpoint()})
     try:

@@ -162,7 +162,7 @@ class CheckpointFolder:
             if checkpoint.layout_hash != layout_hash:
                 raise CheckpointUnusable(
                     f"{path} holds layout {checkpoint.layout_hash:#010x}, the use case now has {layout_hash:#010x}: "
-                    "roll the change out under the next MILLRACE_REVISION"
+                    "give it back its file, and roll the change out: millrace rebuild features --revision"
                 )
             return [checkpoint, *self._increments(checkpoint)]
         if self.damaged:

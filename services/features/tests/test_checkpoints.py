@@ -83,7 +83,7 @@ def test_another_layout_is_refused(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     folder.save(checkpoint(folder.lease()))
 
-    with pytest.raises(CheckpointUnusable, match="MILLRACE_REVISION"):
+    with pytest.raises(CheckpointUnusable, match="rebuild features --revision"):
         folder.newest(0x1234)
 
 
