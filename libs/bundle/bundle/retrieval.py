@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -248,9 +248,10 @@ def _best(item_ids: Ids, scores: Vectors, limit: int, eligible: Eligible | None)
         window *= 4
 
 
-def _load(path: Path) -> npt.NDArray[np.generic]:
+def _load(path: Path) -> Any:
+    """An array; what uses it checks its type."""
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
+        return np.load(path, allow_pickle=False)
     except (OSError, ValueError) as exc:
         raise IntegrityError(f"{path}: cannot be read ({exc}); train again") from exc
 

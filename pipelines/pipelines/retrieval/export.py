@@ -49,7 +49,7 @@ def export_towers(model: TwoTower, item_ids: Ids, folder: Path, *, newest: int =
     worst = float(np.abs(found - model.users_of(history)).max())
     if not worst <= TOLERANCE:
         raise ParityError(f"{files.USER_TOWER}: vectors differ by {worst:.3g}, at most {TOLERANCE:g} is allowed")
-    np.savez_compressed(paths[files.TOWER_GOLDEN], **{files.HISTORY: history, files.USER_VECTOR: found})
+    np.savez_compressed(paths[files.TOWER_GOLDEN], history=history, user_vector=found)
     return paths
 
 

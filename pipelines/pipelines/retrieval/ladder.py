@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.errors import TrainingError
 from pipelines.evaluation.intervals import Bootstrap
 from pipelines.evaluation.metrics import Vector
 from pipelines.evaluation.ranking import full_ranking
@@ -42,6 +43,17 @@ def _ials(interactions: Csr, **parameters: Any) -> Retriever:
     return fit_ials(interactions, **parameters)
 
 
+def _two_tower(interactions: Csr, **parameters: Any) -> Retriever:
+    try:
+        from pipelines.deep.two_tower import fit_two_tower
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.partition(".")[0] != "torch":
+            raise
+        raise TrainingError("two_tower needs PyTorch, which is not installed; install it: make deep") from exc
+    model: Retriever = fit_two_tower(interactions, **parameters)
+    return model
+
+
 RETRIEVERS: Final[Mapping[str, Recipe]] = {
     "popularity": Recipe(fit_popularity),
     "itemknn": Recipe(
@@ -49,6 +61,7 @@ RETRIEVERS: Final[Mapping[str, Recipe]] = {
     ),
     "ease": Recipe(fit_ease, [{"ridge": ridge} for ridge in (100.0, 250.0, 500.0, 1000.0)]),
     "ials": Recipe(_ials, [{"ridge": ridge, "confidence": c} for ridge in (10.0, 20.0, 40.0) for c in (2.0, 4.0)]),
+    "two_tower": Recipe(_two_tower),
 }
 
 
