@@ -205,7 +205,7 @@ def replay_tail(
     settings: Settings, spec: UseCase, loaded: Loaded, *, limit: int | None, bars: Bars, tail: Dataset | None = None
 ) -> Agreement:
     """Replay the tail, archive it, and compare served with offline. Raises the pipelines' errors."""
-    from definitions.layout import layout_of
+    from bundle import bundle_layout
     from millrace.client import EventClient, RankingClient
     from pipelines.agreement import compare
     from pipelines.datasets import load_dataset
@@ -232,7 +232,7 @@ def replay_tail(
     journal.write(settings.home, replace(loaded, replayed=True, newest_us=newest_us))
     bars.stage("archive and compare")
     environment.flush_archiver(settings)
-    layout = layout_of(spec, serving.revision)
+    layout = bundle_layout(serving.bundle, spec)
     log_now = Log.of_lake(Lake(settings.lake, spec.name), spec.dedupe_offsets)
     return compare(served, events, serving.bundle, layout, build_examples(layout, log_now))
 

@@ -225,14 +225,14 @@ class _Demo:
 
     def _parity_through_triton(self, trained: TrainResult) -> None:
         """The archived test rows through Triton and ONNX Runtime: framework to ONNX was compared in training."""
-        from definitions.layout import layout_of
+        from bundle import bundle_layout
         from pipelines.parity import through_triton
         from stores.offline import Lake
 
         target = environment.server(self._settings, "triton")
         if target is None:
             return
-        layout = layout_of(self._spec, trained.bundle.manifest.revision)
+        layout = bundle_layout(trained.bundle, self._spec)
         name = environment.repository(self._settings).name_of(trained.bundle.manifest)
         found = through_triton(target, trained.bundle, layout, Lake(self._settings.lake, self._spec.name), name=name)
         parity = self._report.parity

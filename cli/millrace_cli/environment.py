@@ -120,18 +120,29 @@ def collector(settings: Settings) -> str:
 
 def flush_archiver(settings: Settings) -> dict[str, Any]:
     """Have everything that is on the log now written to the lake; what the archiver answers. Raises CommandError."""
-    return _post(settings, "archiver")
-
-
-def flush_features(settings: Settings) -> dict[str, Any]:
-    """Have the features service emit and checkpoint what it has folded. Raises CommandError."""
-    return _post(settings, "features")
-
-
-def _post(settings: Settings, service: str) -> dict[str, Any]:
     from servicekit import ports
 
-    url = f"http://127.0.0.1:{settings.port(ports.METRICS[service])}/flush"
+    return _flush(settings.port(ports.METRICS["archiver"]), "archiver")
+
+
+def flush_features(settings: Settings, usecase: str) -> dict[str, dict[str, int]]:
+    """Have every revision of a use case emit and checkpoint what it has folded. Raises CommandError.
+
+    Returns what the one that is furthest behind has: partition -> topic -> offset below which everything is saved.
+    """
+    from millrace_cli import revisions
+
+    found: dict[str, dict[str, int]] = {}
+    for revision in revisions.Revisions.read(settings).of(usecase):
+        answer = _flush(revisions.metrics_port(settings, revision), revisions.process_name(revision))
+        for partition, offsets in answer["offsets"].get(usecase, {}).items():
+            least = found.setdefault(partition, dict(offsets))
+            found[partition] = {kind: min(offset, least[kind]) for kind, offset in offsets.items()}
+    return found
+
+
+def _flush(port: int, service: str) -> dict[str, Any]:
+    url = f"http://127.0.0.1:{port}/flush"
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=FLUSH_S) as answer:
             found: dict[str, Any] = json.load(answer)
@@ -149,7 +160,7 @@ def settle(settings: Settings, usecase: str, next_offsets: Mapping[int, int]) ->
     """
     begun = time.monotonic()
     while True:
-        offsets = flush_features(settings)["offsets"].get(usecase, {})
+        offsets = flush_features(settings, usecase)
         behind = [
             partition
             for partition, wanted in next_offsets.items()

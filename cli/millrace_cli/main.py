@@ -34,7 +34,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "feast": ("millrace_cli.feast:app", "Feast for other teams: registry, SDK and UI over what we serve."),
     "loadtest": ("millrace_cli.loadtest:loadtest", "Load the gateway and judge what it answers by targets."),
     "consistency": ("millrace_cli.consistency:consistency", "Compare what was served with what the log says."),
-    "rebuild": ("millrace_cli.rebuild:rebuild", "Make derived state anew from what was archived."),
+    "rebuild": ("millrace_cli.rebuild:rebuild", "Make derived state from what was archived: anew, or a next revision."),
+    "retire": ("millrace_cli.retire:retire", "Give a former revision's derived state up."),
     "bench": ("millrace_cli.bench:app", "Measure one part, beside what one would take instead."),
     "doctor": ("millrace_cli.doctor:doctor", "Say what this machine has, what it lacks, and who needs it."),
 }

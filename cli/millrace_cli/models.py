@@ -13,6 +13,8 @@ from millrace_cli.errors import BadInput
 from millrace_cli.stack import Json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from definitions.usecase import UseCase
     from pipelines.datasets import Dataset
     from pipelines.deploy import DeployResult
@@ -88,7 +90,15 @@ def train_bundle(
     from pipelines.training.run import train as run
     from stores.offline import Lake
 
+    from millrace_cli import revisions
+
     lake = Lake(settings.lake, spec.name)
+    revision = revisions.revision_of(settings, spec)
+    if revision not in revisions.Revisions.read(settings).of(spec.name):
+        bars.note(
+            f"{spec.name} was edited: this model reads revision {revision}, which nobody has built yet; before its "
+            f"deploy: millrace rebuild features --revision {revision}"
+        )
     source: Dataset | Lake = lake
     if dataset is None:
         environment.flush_archiver(settings)
@@ -103,7 +113,7 @@ def train_bundle(
         holdout=holdout,
         examples_from=examples_from,
         reports=settings.reports,
-        revision=settings.revision,
+        revision=revision,
         sign=signer_of(settings),
         seed=seed,
         progress=bars,
@@ -152,8 +162,7 @@ def evaluate(usecase: Usecase = None, version: Version = None, json: Json = Fals
 
 def evaluate_bundle(settings: Settings, spec: UseCase, version: int | None, bars: Bars) -> dict[str, Any]:
     """The bundle's figures on the test part of the lake's examples. Raises the pipelines' errors."""
-    from bundle import load_bundle
-    from definitions.layout import layout_of
+    from bundle import bundle_layout, load_bundle
     from pipelines.agreement import offline_scores
     from pipelines.datasets import split_times
     from pipelines.evaluation.metrics import evaluate as measure
@@ -162,7 +171,7 @@ def evaluate_bundle(settings: Settings, spec: UseCase, version: int | None, bars
     from stores.offline import Lake
 
     bundle = load_bundle(bundle_folder(settings, spec, version))
-    layout = layout_of(spec, bundle.manifest.revision)
+    layout = bundle_layout(bundle, spec)
     bars.stage("build examples")
     environment.flush_archiver(settings)
     lake = Lake(settings.lake, spec.name)
@@ -212,6 +221,7 @@ def deploy_bundle(settings: Settings, spec: UseCase, version: int | None, bars: 
     from pipelines.signing import trusted
 
     folder = bundle_folder(settings, spec, version)
+    _check_built(settings, spec, folder)
     triton = environment.server(settings, "triton")
     repository = environment.repository(settings) if triton else None
     return run(
@@ -223,6 +233,25 @@ def deploy_bundle(settings: Settings, spec: UseCase, version: int | None, bars: 
         promoted_only=settings.env == "production",
         progress=bars,
     )
+
+
+def _check_built(settings: Settings, spec: UseCase, folder: Path) -> None:
+    """BadInput if our own stack keeps no rows of the revision that the bundle reads: the gateway would refuse it."""
+    from bundle import read_manifest
+    from local_stack.home import Home
+    from local_stack.state import StackState
+
+    from millrace_cli import revisions
+
+    if StackState.read(Home(settings.home)) is None:  # the features run elsewhere
+        return
+    manifest, _ = read_manifest(folder)
+    known = revisions.Revisions.read(settings).of(spec.name)
+    if manifest.revision not in known:
+        raise BadInput(
+            f"{folder}: reads revision {manifest.revision}, the stack keeps {', '.join(map(str, known))}; build it "
+            f"first: millrace rebuild features --revision {manifest.revision}"
+        )
 
 
 def rollback(usecase: Usecase = None, json: Json = False) -> None:

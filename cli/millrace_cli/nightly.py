@@ -105,7 +105,7 @@ def run_precompute(
     settings: Settings, spec: UseCase, *, at: str | None, run_id: str | None, length: int, bars: Bars
 ) -> dict[str, Any]:
     """One generation with what the running stack has. Raises the pipelines' and stores' errors."""
-    from definitions.layout import layout_of
+    from bundle import bundle_layout
     from pipelines.precompute import Plan
     from pipelines.precompute import precompute as run
     from pipelines.serving_view import item_snapshot, pinned
@@ -126,7 +126,7 @@ def run_precompute(
         raise BadInput(f"--run-id: {exc}") from exc
     cassandra, valkey = (environment.server(settings, name) for name in ("cassandra", "valkey"))
     serving = pinned(settings.kafka, spec.name, settings.bundles)
-    layout = layout_of(spec, serving.revision)
+    layout = bundle_layout(serving.bundle, spec)
     bars.stage("read the catalogue and its aggregates")
     items = item_snapshot(settings.kafka, layout)
     rows = open_online(spec.name, serving.revision, valkey=valkey, lmdb_path=settings.online_path)

@@ -1,4 +1,6 @@
-"""`millrace rebuild features`: checkpoints, online rows and item aggregates dropped, and made again from the facts."""
+"""`millrace rebuild features`: checkpoints, online rows and item aggregates made from the facts, anew or for a further
+revision.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ import typer
 from millrace_cli import environment, output
 from millrace_cli.environment import Bars
 from millrace_cli.errors import BadInput, EnvironmentAtFault, GateSaidNo
+from millrace_cli.revisions import Revisions, layout_now, process_name, state_folder
 from millrace_cli.stack import Json
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ class Rebuilt:
     """One use case: what the archive gave. The log's newer records follow when the process starts."""
 
     usecase: str
+    revision: int
     partitions: int
     events: int
     users: int
@@ -41,32 +45,43 @@ class Rebuilt:
 
 def rebuild(
     what: Annotated[str, typer.Argument(help="features")],
-    usecase: Annotated[str | None, typer.Option(help="By default all that the stack serves.")] = None,
+    usecase: Annotated[
+        str | None, typer.Option(help="By default all that the stack serves; with --revision the first.")
+    ] = None,
+    revision: Annotated[
+        int | None, typer.Option(min=1, help="Which revision: by default the newest; a further one is built beside.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Json = False,
 ) -> None:
-    """Drop the features' derived state and make it again: from the lake, then from the log's newer records.
+    """Make the features' derived state from the facts: from the lake, then from the log's newer records.
 
-    Stops the features process of the running stack and starts it again. Rankings go on: until it is ready, users have
-    no history and items have what they had.
+    A further revision is built for the use case as its file is now, beside the one that serves, which nothing disturbs.
+    A known one is dropped and made again: its features process stops, and starts again. Rankings go on: until it is
+    ready, users have no history and items have what they had.
     """
-    from definitions.layout import layout_of
-
     from millrace_cli import stack
     from millrace_cli.settings import load
 
     if what != "features":
         raise BadInput(f"{what}: only `features` can be rebuilt")
     settings = load()
-    names = [usecase] if usecase else settings.usecases
-    layouts = [layout_of(environment.usecase(settings, name), settings.revision) for name in names]
     state = environment.stack_state(settings)
-    _confirm([layout.usecase.name for layout in layouts], yes=yes)
+    wanted = _wanted(settings, state.log_id, usecase, revision)
+    known = Revisions.read(settings)
+    again = [layout for layout in wanted if layout.revision in known.of(layout.usecase.name)]
+    _confirm([layout.usecase.name for layout in again], yes=yes)
     begun = time.monotonic()
     environment.flush_archiver(settings)
     with Bars() as bars, environment.translated(), _translated():
-        _stop_features(settings)
-        done = [_rebuild(settings, layout, state.log_id, bars) for layout in layouts]
+        for number in {layout.revision for layout in again}:
+            _stop_features(settings, number)
+        if wanted != again:
+            _create_topics(settings, wanted)
+        done = [_rebuild(settings, layout, state.log_id, bars) for layout in wanted]
+    for layout in wanted:
+        known = known.plus(layout.usecase.name, layout.revision)
+    known.write()
     stack.start(None)
     seconds = round(time.monotonic() - begun, 2)
     if json:
@@ -74,15 +89,40 @@ def rebuild(
         return
     for each in done:
         output.out.print(
-            f"{each.usecase}: {each.events:,} events made the rows of {each.users:,} users and the aggregates of "
-            f"{each.items:,} items in {each.partitions} partitions ({each.seconds:.1f} s)",
+            f"{each.usecase}, revision {each.revision}: {each.events:,} events made the rows of {each.users:,} users "
+            f"and the aggregates of {each.items:,} items in {each.partitions} partitions ({each.seconds:.1f} s)",
             highlight=False,
         )
-    output.out.print(f"the features process is ready again, {seconds:.1f} s after the beginning", highlight=False)
+    output.out.print(f"the features are ready, {seconds:.1f} s after the beginning", highlight=False)
+    if wanted != again:
+        output.out.print("next: millrace train, then millrace deploy")
+
+
+def _wanted(settings: Settings, log_id: str, usecase: str | None, revision: int | None) -> list[Layout]:
+    """What is to be built. Raises BadInput where a revision is none, or not the file's."""
+    from definitions.layout import layout_of
+
+    names = [usecase] if usecase else settings.usecases[:1] if revision else settings.usecases
+    known, found = Revisions.read(settings), []
+    for spec in (environment.usecase(settings, name) for name in names):
+        numbers = known.of(spec.name)
+        number = revision or numbers[-1]
+        if number not in numbers and number != numbers[-1] + 1:
+            raise BadInput(f"--revision {number}: {spec.name} has {', '.join(map(str, numbers))}; the next one is "
+                           f"{numbers[-1] + 1}")  # fmt: skip
+        is_new = number not in numbers
+        with environment.translated():
+            found.append(layout_of(spec, number) if is_new else layout_now(settings, spec, log_id, number))
+        if is_new and len(numbers) > 1:
+            raise BadInput(
+                f"{spec.name} has revisions {', '.join(map(str, numbers))} already: give one up first: "
+                f"millrace retire {numbers[0]}"
+            )
+    return found
 
 
 def _confirm(usecases: list[str], *, yes: bool) -> None:
-    if yes:
+    if yes or not usecases:
         return
     if not sys.stdin.isatty():
         raise BadInput("rebuild drops the features' state, and nobody is there to be asked: give --yes")
@@ -100,14 +140,31 @@ def _translated() -> Iterator[None]:
         raise EnvironmentAtFault(f"{exc}; the features process is stopped: `millrace up` starts it") from exc
 
 
-def _stop_features(settings: Settings) -> None:
+def _create_topics(settings: Settings, layouts: list[Layout]) -> None:
+    """Those that the revisions have for themselves."""
+    from local_stack.errors import StackError
+    from local_stack.home import checkout_root
+    from local_stack.topics import alike, create_topics, declared_topics
+
+    known = Revisions.read(settings)
+    for layout in layouts:
+        known = known.plus(layout.usecase.name, layout.revision)
+    names = [layout.usecase.name for layout in layouts]
+    declared = declared_topics(checkout_root() / "infra" / "kafka" / "topics.yaml", names)
+    try:
+        create_topics(settings.kafka, alike(declared, known.topics(names)))
+    except StackError as exc:
+        raise EnvironmentAtFault(str(exc)) from exc
+
+
+def _stop_features(settings: Settings, revision: int) -> None:
     from local_stack.errors import StackError
     from local_stack.home import Home
     from local_stack.supervisor import stop
 
     with output.steps("rebuild") as tell:
         try:
-            stop(Home(settings.home), "features", tell)
+            stop(Home(settings.home), process_name(revision), tell)
         except StackError as exc:
             raise EnvironmentAtFault(str(exc)) from exc
 
@@ -115,6 +172,7 @@ def _stop_features(settings: Settings) -> None:
 def _rebuild(settings: Settings, layout: Layout, log_id: str, bars: Bars) -> Rebuilt:
     from features.checkpoints import CheckpointFolder
     from features.kafka import owned_partitions
+    from features.kept import keep
     from features.owned import newest_epoch
     from features.partition import PartitionState
     from features.rebuild import fold_archived, replace_checkpoints
@@ -125,7 +183,7 @@ def _rebuild(settings: Settings, layout: Layout, log_id: str, bars: Bars) -> Reb
 
     begun, name = time.monotonic(), layout.usecase.name
     lake = Lake(settings.lake, name)
-    root = settings.checkpoints / log_id / f"{name}.{layout.revision}"
+    root = state_folder(settings, log_id, name, layout.revision)
     partitions = owned_partitions(settings.kafka, name, 0, 1)
     oldest = first_offsets(settings.kafka, topic(name, "interactions"))
     store = open_online(
@@ -147,6 +205,7 @@ def _rebuild(settings: Settings, layout: Layout, log_id: str, bars: Bars) -> Reb
             bars.stage(f"{name} partition {partition}", len(archived.events))
             for folded in fold_archived(state, archived):
                 bars.advance(folded)
+            keep(root, layout)
             replace_checkpoints(state, CheckpointFolder(root / str(partition)), epochs)
             events += len(archived.events)
             users.update(state.users.all_users())
@@ -156,7 +215,7 @@ def _rebuild(settings: Settings, layout: Layout, log_id: str, bars: Bars) -> Reb
         store.close()
     removed = _remove_partials(settings, name, layout.revision, items)
     return Rebuilt(
-        name, len(partitions), events, len(users), len({item for item, _ in items}), removed,
+        name, layout.revision, len(partitions), events, len(users), len({item for item, _ in items}), removed,
         round(time.monotonic() - begun, 2),
     )  # fmt: skip
 

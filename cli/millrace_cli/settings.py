@@ -46,7 +46,7 @@ class Settings(BatchSettings):
     revision: int = Field(
         default=1,
         ge=1,
-        description="Revision of the layout: what `train` writes a bundle for, and whose rows the stack keeps.",
+        description="Revision of the layout that a new home begins with; later ones: `millrace rebuild features`.",
     )
 
     @property
@@ -70,7 +70,7 @@ def environ() -> dict[str, str]:
     found = dict(os.environ)
     if usecases := found.get(f"{PREFIX}USECASES"):
         parts = [part.strip() for part in usecases.split(",")]
-        found[f"{PREFIX}USECASES"] = ",".join(_absolute(part) for part in parts)
+        found[f"{PREFIX}USECASES"] = ",".join(absolute(part) for part in parts)
     return found
 
 
@@ -111,7 +111,7 @@ def _declared() -> dict[str, set[str]]:
     return {name: declared_names(importlib.import_module(f"{name}.settings").Settings) for name in SERVICES}
 
 
-def _absolute(usecase: str) -> str:
+def absolute(usecase: str) -> str:
     """A use case given by the path of its file, absolute; one given by its name as it is."""
     is_path = "/" in usecase or usecase.endswith((".yaml", ".yml"))
     return str(Path(usecase).expanduser().absolute()) if is_path else usecase

@@ -47,19 +47,28 @@ def start(profile: "Profile | None") -> "Up":
     from local_stack.plan import Options
     from local_stack.supervisor import up as bring_up
 
+    from millrace_cli import revisions
     from millrace_cli import settings as environment
 
     settings = environment.load()
     try:
-        usecases = [find_usecase(name, settings.usecase_dir).name for name in settings.usecases]
+        usecases = {
+            find_usecase(name, settings.usecase_dir).name: environment.absolute(name) for name in settings.usecases
+        }
     except DefinitionsError as exc:
         raise BadInput(str(exc)) from exc
+    services = [
+        each
+        for spec in environment.service_specs(settings)
+        for each in (revisions.feature_specs(spec, settings, usecases) if spec.name == "features" else [spec])
+    ]
     options = Options(
         home=Home(settings.home),
         offset=settings.port_offset,
         environ=environment.environ(),
-        services=environment.service_specs(settings),
-        topic_usecases=usecases,
+        services=services,
+        topic_usecases=list(usecases),
+        more_topics=revisions.Revisions.read(settings).topics(list(usecases)),
         models=settings.models,
         profile=profile,
         defaults={} if settings.env == "production" else {"MILLRACE_ALLOW_REQUEST_TIME": "true"},
