@@ -7,7 +7,7 @@ report that was cut off, or has one more row, trains only what is new.
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 import pipelines
 from pipelines.datasets.split import Split, split_times
-from pipelines.progress import SILENT
+from pipelines.progress import SILENT, Progress
 from pipelines.training import baselines
 from pipelines.training.examples import Examples, Log, build_examples
 from pipelines.training.inputs import ALL_GROUPS, BASE, HISTORY, RELATIVE
@@ -67,14 +67,16 @@ class Fitted:
 
 @dataclass(eq=False)
 class Study:
-    """Trials on one split. `kept`: folder of their scores; None keeps none."""
+    """Trials on one split. `kept`: folder of their scores; None keeps none. `told`: one unit for each trial done."""
 
     usecase: UseCase
     log: Log
     kept: Path | None = None
     revision: int = 1
     threads: int = 1
+    told: Progress = SILENT
     _fitted: dict[Trial, Fitted] = field(default_factory=dict, repr=False)
+    _scores: dict[tuple[str, Trial], Scores] = field(default_factory=dict, repr=False)
     _lagged: dict[int, Examples] = field(default_factory=dict, repr=False)
     _prepared: dict[Trial, tuple[TrainData, Rows]] = field(default_factory=dict, repr=False)
 
@@ -93,6 +95,14 @@ class Study:
         """The split that training makes."""
         return split_times(self.examples.time_us, gap_us=self.usecase.attribution_us)
 
+    def prepare(self) -> None:
+        """Build examples and split now.
+
+        Raises:
+            TrainingError: too little data.
+        """
+        _ = self.examples, self.split
+
     @property
     def labels(self) -> npt.NDArray[np.int64]:
         """Of the test rows."""
@@ -108,6 +118,11 @@ class Study:
         """Groups of columns that the use case has, simplest first."""
         there = {BASE, *self.layout.feature_groups} | ({HISTORY} if self.layout.graph_scores else set())
         return tuple(group for group in (BASE, RELATIVE, HISTORY) if group in there)
+
+    def context_codes(self) -> dict[str, npt.NDArray[np.int64]]:
+        """What the requests of the test rows brought (device, surface, country), by the columns that hold it."""
+        rows = self.examples.user_ints[self.split.test]
+        return {place.source: rows[:, place.start] for place in self.layout.context_ints}
 
     def scores(self, trial: Trial) -> Scores:
         """Of the test rows, float64 (n,); trained if they are not kept.
@@ -186,9 +201,16 @@ class Study:
         return self._lagged[lag_us]
 
     def _kept(self, what: str, trial: Trial, make: Callable[[], Scores]) -> Scores:
+        """From memory, from the folder, or made."""
+        if (what, trial) not in self._scores:
+            self._scores[what, trial] = self._from_folder(what, trial, make)
+            self.told.advance(1)
+        return self._scores[what, trial]
+
+    def _from_folder(self, what: str, trial: Trial, make: Callable[[], Scores]) -> Scores:
         if self.kept is None:
             return make()
-        told = json.dumps([what, self._key, asdict(trial)], sort_keys=True)
+        told = json.dumps([what, self.key, asdict(trial)], sort_keys=True)
         path = self.kept / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.npy"
         if path.exists():
             return np.asarray(np.load(path, allow_pickle=False), np.float64)
@@ -200,10 +222,10 @@ class Study:
         return scores
 
     @cached_property
-    def _key(self) -> str:
+    def key(self) -> str:
         """Of rows, split, use case and code."""
         split = (self.split.valid_from_us, self.split.test_from_us, int(self.split.fit.sum()))
-        return f"{self.examples.digest()} {split} {self.usecase.model_dump_json()} {_code_digest()}"
+        return f"{self.examples.digest()} {split} {self.usecase.model_dump_json()} {code_digest(_CODE)}"
 
 
 def variant(usecase: UseCase, trial: Trial) -> UseCase:
@@ -225,30 +247,53 @@ def variant(usecase: UseCase, trial: Trial) -> UseCase:
     return usecase.model_copy(update={"features": tuple(features)})
 
 
+def missing_share(study: Study) -> float:
+    """Share of the rows' attribute cells that say nothing: numbers at their default, categories without a code."""
+    layout, rows = study.layout, study.examples
+    absent = [
+        (rows.features[:, column] == np.float32(feature.default)).mean()
+        for feature, column, _ in _attributes(layout)
+        if column is not None
+    ]
+    ints = {"user": rows.user_ints, "item": rows.item_ints}
+    absent += [
+        (ints[feature.of][:, codes] == 0).all(axis=1).mean() for feature, _, codes in _attributes(layout) if codes
+    ]
+    return float(np.mean(absent)) if absent else 0.0
+
+
 def without_attributes(layout: Layout, examples: Examples, share: float) -> Examples:
     """The rows as if nothing but their history were known of `share` of the users and of the items, the same ones in
     every row: numbers at their default, categories at code 0.
     """
-    features, parts = examples.features.copy(), {"user": examples.user_ints.copy(), "item": examples.item_ints.copy()}
-    names = {"user": layout.user_int_names, "item": layout.item_int_names}
+    features, ints = examples.features.copy(), {"user": examples.user_ints.copy(), "item": examples.item_ints.copy()}
     ids = {"user": examples.user_id, "item": examples.item_id}
-    for feature in layout.usecase.features:
-        if not isinstance(feature, Attribute):
-            continue
+    for feature, column, codes in _attributes(layout):
         # Fibonacci hashing: the same ids in every run, spread evenly.
         hidden = (ids[feature.of] * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(40)) < np.uint64(int(share * 2**24))
-        if feature.name in layout.feature_names:
-            features[hidden, layout.feature_names.index(feature.name)] = feature.default
-        for place, name in enumerate(names[feature.of]):
-            if name == feature.name or re.fullmatch(rf"{feature.name}_\d+", name):
-                parts[feature.of][hidden, place] = 0
-    return replace(examples, features=features, user_ints=parts["user"], item_ints=parts["item"])
+        if column is not None:
+            features[hidden, column] = feature.default
+        ints[feature.of][np.ix_(np.flatnonzero(hidden), np.array(codes, np.intp))] = 0
+    return replace(examples, features=features, user_ints=ints["user"], item_ints=ints["item"])
 
 
-def _code_digest() -> str:
+def _attributes(layout: Layout) -> list[tuple[Attribute, int | None, list[int]]]:
+    """Each attribute with the place of its float column, or the places of its codes among its side's int columns."""
+    found = []
+    for feature in layout.usecase.features:
+        if isinstance(feature, Attribute):
+            names = layout.user_int_names if feature.of == "user" else layout.item_int_names
+            slot = re.compile(rf"{feature.name}(_\d+)?")
+            column = layout.feature_names.index(feature.name) if feature.name in layout.feature_names else None
+            found.append((feature, column, [place for place, name in enumerate(names) if slot.fullmatch(name)]))
+    return found
+
+
+def code_digest(packages: Sequence[str]) -> str:
+    """sha256 of the modules of some packages of `pipelines`, in hex: what is kept is of this code."""
     root = Path(pipelines.__file__).parent
     state = hashlib.sha256()
-    for package in _CODE:
+    for package in packages:
         for path in sorted((root / package).glob("*.py")):
             state.update(path.read_bytes())
     return state.hexdigest()

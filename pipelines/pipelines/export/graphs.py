@@ -17,7 +17,7 @@ from definitions.events import UNITS_PER_VALUE
 from onnx import TensorProto, helper, numpy_helper
 
 from pipelines.training.encoding import Encoder, Group, Hashed, Native, OneHot, filled
-from pipelines.training.history import KNN_FLOOR, RESIDUAL_STEP, History, Matrix
+from pipelines.training.history import KNN_FLOOR, RESIDUAL_STEP, USER_WEIGHT, History, Matrix, sides
 from pipelines.training.inputs import Inputs
 
 # Old enough for every ONNX Runtime that serves, also the one beside the native Triton.
@@ -111,9 +111,7 @@ def _put_fillings(graph: Graph, encoder: Encoder, numbers: str) -> list[str]:
 
 def put_history(graph: Graph, history: History) -> None:
     """Add the nodes from `int_features` to `history_scores` float32 [n, S], what `history.score` gives, bit for bit."""
-    past, item = history.inputs.history, history.inputs.item
-    if past is None or item is None:
-        raise ValueError("the inputs have no history")
+    past, item = sides(history.inputs)
     graph.constants(
         past_places=past.ids,
         value_places=past.values,
@@ -125,6 +123,7 @@ def put_history(graph: Graph, history: History) -> None:
         step=np.array(RESIDUAL_STEP, np.float64),
         nothing=np.array(0, np.float64),
         knn_floor=np.array(KNN_FLOOR, np.float64),
+        user_weight=np.array(USER_WEIGHT, np.float64),
         summed=np.array([1], np.int64),
     )
     graph.node("Gather", ["int_features", "past_places"], "past", axis=1)
@@ -140,16 +139,28 @@ def put_history(graph: Graph, history: History) -> None:
     graph.node("Gather", ["item_means", "past"], "past_means")
     graph.node("Sub", ["past_stepped", "past_means"], "past_gap")
     graph.node("Greater", ["past", "no_item"], "past_there")
-    graph.node("Where", ["past_there", "past_gap", "nothing"], "residual")
-    for name, matrix in (("knn", history.knn), ("ridge", history.ridge), ("ease", history.ease)):
+    graph.node("Where", ["past_there", "past_gap", "nothing"], "gap")
+    graph.node("Cast", ["past_there"], "past_one", to=TensorProto.DOUBLE)
+    graph.node("ReduceSum", ["past_one", "summed"], "past_count", keepdims=1)
+    graph.node("ReduceSum", ["gap", "summed"], "gap_sum", keepdims=1)
+    graph.node("Add", ["past_count", "user_weight"], "past_weight")
+    graph.node("Div", ["gap_sum", "past_weight"], "gap_mean")
+    graph.node("Div", ["gap_mean", "step"], "gap_mean_steps")
+    graph.node("Round", ["gap_mean_steps"], "gap_mean_whole")
+    graph.node("Mul", ["gap_mean_whole", "step"], "gap_mean_stepped")
+    graph.node("Sub", ["gap", "gap_mean_stepped"], "gap_own")
+    graph.node("Where", ["past_there", "gap_own", "nothing"], "residual")
+    for name, matrix in history.matrices.items():
         _put_weights(graph, name, matrix)
-    graph.node("Abs", ["knn"], "knn_abs")
-    graph.node("ReduceSum", ["knn_abs", "summed"], "support", keepdims=1)
-    graph.node("Add", ["support", "knn_floor"], "support_floored")
-    graph.node("Div", ["knn_residual", "support_floored"], "knn_mean")
-    graph.node("ReduceSum", ["ease", "summed"], "ease_sum", keepdims=1)
-    columns = ["knn_mean", "support", "ridge_residual", "ease_sum", "ease_residual"]
-    graph.node("Concat", columns, "history_exact", axis=1)
+    if "knn" in history.matrices:
+        graph.node("Abs", ["knn"], "knn_abs")
+        graph.node("ReduceSum", ["knn_abs", "summed"], "support", keepdims=1)
+        graph.node("Add", ["support", "knn_floor"], "support_floored")
+        graph.node("Div", ["knn_residual", "support_floored"], "residual_knn")
+    if "ease" in history.matrices:
+        graph.node("ReduceSum", ["ease", "summed"], "ease_sum", keepdims=1)
+    nodes = {"ridge": "ridge_residual", "ease": "ease_sum"}  # where the column's name is the weights'
+    graph.node("Concat", [nodes.get(column, column) for column in history.wanted], "history_exact", axis=1)
     graph.node("Cast", ["history_exact"], "history_scores", to=TensorProto.FLOAT)
 
 

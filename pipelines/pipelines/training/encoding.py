@@ -14,7 +14,7 @@ from definitions.layout import Layout
 from definitions.usecase import Encoding
 
 from pipelines.errors import TrainingError
-from pipelines.training.history import NAMES, History
+from pipelines.training.history import History
 from pipelines.training.inputs import CodeColumn, Inputs, Ints
 from pipelines.training.ranker import Rows, TrainData
 
@@ -118,7 +118,7 @@ class Encoder:
     @property
     def numbers(self) -> int:
         """Leading columns that are numbers."""
-        return len(self.inputs.floats) + (len(NAMES) if self.history else 0)
+        return len(self.inputs.floats) + (len(self.history.names) if self.history else 0)
 
     @property
     def indicated(self) -> tuple[Filling, ...]:
@@ -130,7 +130,7 @@ class Encoder:
         """Of the M columns."""
         missing = tuple(f"{filling.name}?" for filling in self.indicated)
         codes = tuple(name for group in self.groups for name in group.names)
-        return self.inputs.float_names + (NAMES if self.history else ()) + missing + codes
+        return self.inputs.float_names + (self.history.names if self.history else ()) + missing + codes
 
     @property
     def native(self) -> tuple[int, ...]:

@@ -5,25 +5,39 @@ matrices of their own past, rebuilt block by block: matrices of the whole traini
 them (docs/adr/0032-item-item-scores-inside-the-graph.md).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from bundle.inputs import dense_codes
+from definitions.events import UNITS_PER_VALUE, micros
+from definitions.layout import Layout
 from scipy import linalg
 
+from pipelines.errors import TrainingError
 from pipelines.progress import SILENT, Progress
-from pipelines.training.inputs import Inputs, Ints
+from pipelines.training.examples import Log
+from pipelines.training.inputs import CodeColumn, HistoryColumns, Inputs, Ints
 
 Floats = npt.NDArray[np.float32]
 
 BLOCKS = 20  # rebuilds over the training time; the first block's rows have no past and score 0
 MEAN_WEIGHT = 5.0  # events by which an item's mean leans on the mean of all
-KNN_SHRINK = 20.0  # common users at which a similarity counts half
+USER_WEIGHT = 5.0  # events by which a user's mean residual leans on 0
+KNN_SHRINK = 50.0  # common users at which a similarity counts half
 KNN_FLOOR = 1.0  # similarity by which the weighted mean leans on 0
-RIDGE, EASE = 100.0, 100.0
+RIDGE, EASE = 100.0, 250.0
 _CHUNK = 20_000
 
-NAMES = ("history_knn", "history_knn_support", "history_ridge", "history_ease", "history_ease_residual")
+# Score of the use case -> its columns, and the matrix that they are read from.
+COLUMNS = {
+    "residual_knn": ("residual_knn", "support"),
+    "ridge": ("ridge",),
+    "ease": ("ease",),
+    "ease_residual": ("ease_residual",),
+}
+MATRICES = {"residual_knn": "knn", "ridge": "ridge", "ease": "ease", "ease_residual": "ease"}
 # Residuals are multiples of this and weights of 2^-15 of a power of two: sums of products are exact in float64, so
 # every runtime gives the same bits in any order of summation, and no threshold of a tree is crossed by rounding.
 RESIDUAL_STEP = 2.0**-10
@@ -44,6 +58,24 @@ class Interactions:
         """Those strictly before."""
         known = self.time_us < time_us
         return Interactions(self.user_id[known], self.item[known], self.value[known], self.time_us[known])
+
+
+def interactions(layout: Layout, inputs: Inputs, log: Log) -> Interactions:
+    """The events that the graph's history is made of, of users who are not erased.
+
+    Raises:
+        TrainingError: the use case has no history_score.
+    """
+    _, item = sides(inputs)
+    events = log.events
+    erased = np.array([key for key, user in log.users.items() if user.deleted], np.uint64)
+    counts = np.zeros(len(events), bool)
+    for action, bound in layout.user.histories[layout.graph_scores[0].history].selector:
+        counts |= (events.action == action) & (True if bound is None else micros(events.value) >= bound)
+    events = events.take(counts & ~np.isin(events.user_id, erased))
+    codes = dense_codes(events.item_id.view(np.int64), inputs.vocabularies[item.name])
+    values = micros(events.value) / UNITS_PER_VALUE
+    return Interactions(events.user_id, codes, values, events.event_time_us)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,49 +101,79 @@ class Matrix:
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """The matrices at one time, of v items, and their `means` float64 (v,), multiples of RESIDUAL_STEP."""
+    """The matrices at one time, of v items, and their `means` float64 (v,), multiples of RESIDUAL_STEP.
+
+    `matrices`: those that the wanted scores read, of `knn`, `ridge`, `ease`.
+    """
 
     inputs: Inputs
     means: npt.NDArray[np.float64]
-    knn: Matrix
-    ridge: Matrix
-    ease: Matrix
+    matrices: Mapping[str, Matrix]
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Columns of the scores in order, by their short names."""
+        return _columns(self.inputs)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the S columns of `score`."""
+        past, _ = sides(self.inputs)
+        return tuple(f"{past.feature}_{column}" for column in self.wanted)
 
     def score(self, ints: Ints) -> Floats:
-        """float32 (n, S) of int64 (n, K), columns as NAMES."""
-        history, item = self.inputs.history, self.inputs.item
-        if history is None or item is None:
-            raise ValueError("the inputs have no history")
-        parts = [np.empty((0, len(NAMES)), np.float32)]
+        """float32 (n, S) of int64 (n, K), columns as `names`."""
+        past, item = sides(self.inputs)
+        parts = [np.empty((0, len(self.wanted)), np.float32)]
         for start in range(0, len(ints), _CHUNK):
             some = ints[start : start + _CHUNK]
-            past, values = history.read(some)
-            parts.append(self._score(some[:, item.places[:1]], past, values))
+            codes, values = past.read(some)
+            parts.append(self._score(some[:, item.places[:1]], codes, values))
         return np.concatenate(parts)
 
     def _score(self, item: Ints, past: Ints, values: npt.NDArray[np.float64]) -> Floats:
-        at = item * len(self.means) + past
         stepped = np.rint(values / RESIDUAL_STEP) * RESIDUAL_STEP
-        residual = np.where(past > 0, stepped - self.means[past], 0.0)
-        knn, ridge, ease = self.knn.at(at), self.ridge.at(at), self.ease.at(at)
-        support = np.abs(knn).sum(axis=1)
-        columns = (
-            (knn * residual).sum(axis=1) / (support + KNN_FLOOR),
-            support,
-            (ridge * residual).sum(axis=1),
-            ease.sum(axis=1),
-            (ease * residual).sum(axis=1),
+        there = past > 0
+        gap = np.where(there, stepped - self.means[past], 0.0)
+        mean = gap.sum(axis=1, keepdims=True) / (there.sum(axis=1, keepdims=True) + USER_WEIGHT)
+        residual = np.where(there, gap - np.rint(mean / RESIDUAL_STEP) * RESIDUAL_STEP, 0.0)
+        at = item * len(self.means) + past
+        weights = {name: matrix.at(at) for name, matrix in self.matrices.items()}
+        found: dict[str, npt.NDArray[np.float64]] = {}
+        if "knn" in weights:
+            found["support"] = np.abs(weights["knn"]).sum(axis=1)
+            found["residual_knn"] = (weights["knn"] * residual).sum(axis=1) / (found["support"] + KNN_FLOOR)
+        if "ridge" in weights:
+            found["ridge"] = (weights["ridge"] * residual).sum(axis=1)
+        if "ease" in weights:
+            found["ease"] = weights["ease"].sum(axis=1)
+            found["ease_residual"] = (weights["ease"] * residual).sum(axis=1)
+        return np.stack([found[column] for column in self.wanted], axis=1).astype(np.float32)
+
+
+def sides(inputs: Inputs) -> tuple[HistoryColumns, CodeColumn]:
+    """The history and the candidate among the inputs.
+
+    Raises:
+        TrainingError: the use case has no history_score.
+    """
+    if inputs.history is None or inputs.item is None:
+        raise TrainingError(
+            "the use case has no feature of kind history_score, so there is no history to score against"
         )
-        return np.stack(columns, axis=1).astype(np.float32)
+    return inputs.history, inputs.item
+
+
+def _columns(inputs: Inputs) -> tuple[str, ...]:
+    return tuple(column for score in sides(inputs)[0].scores for column in COLUMNS[score])
 
 
 def fit_history(inputs: Inputs, events: Interactions) -> History:
-    """Matrices of `events`: shrunk correlation of residuals, and ridge regressions of each item on all others, of
-    residuals and of presence (EASE: Steck, Embarrassingly Shallow Autoencoders, WWW 2019).
+    """Matrices of `events`: shrunk correlation of residuals (value - item mean - user mean), and ridge regressions of
+    each item on all others, of residuals and of presence (EASE: Steck, Embarrassingly Shallow Autoencoders, WWW 2019).
     """
-    if inputs.item is None:
-        raise ValueError("the inputs have no item codes")
-    v = inputs.item.size
+    past, candidate = sides(inputs)
+    v = candidate.size
     known = events.item > 0
     users, user = np.unique(events.user_id[known], return_inverse=True)
     item, value = events.item[known], events.value[known]
@@ -120,14 +182,23 @@ def fit_history(inputs: Inputs, events: Interactions) -> History:
     means = np.rint((totals + MEAN_WEIGHT * overall) / (counts + MEAN_WEIGHT) / RESIDUAL_STEP) * RESIDUAL_STEP
     there, residual = np.zeros((len(users), v), np.float32), np.zeros((len(users), v), np.float32)
     there[user, item] = 1
-    residual[user, item] = value - means[item]
+    gaps = value - means[item]
+    # What a user gives above the items' means says nothing about the items.
+    own = np.bincount(user, gaps, minlength=len(users)) / (np.bincount(user, minlength=len(users)) + USER_WEIGHT)
+    residual[user, item] = gaps - own[user]
+    wanted = {MATRICES[score] for score in past.scores}
     common, product = there.T @ there, residual.T @ residual
-    squares = (residual * residual).T @ there
-    knn = product / np.sqrt(np.maximum(squares * squares.T, 1e-9)) * (common / (common + np.float32(KNN_SHRINK)))
-    np.fill_diagonal(knn, 0)
-    return History(
-        inputs, means, Matrix.of(knn), Matrix.of(_regression(product, RIDGE)), Matrix.of(_regression(common, EASE))
-    )
+    matrices = {}
+    if "knn" in wanted:
+        squares = (residual * residual).T @ there
+        knn = product / np.sqrt(np.maximum(squares * squares.T, 1e-9)) * (common / (common + KNN_SHRINK))
+        np.fill_diagonal(knn, 0)
+        matrices["knn"] = Matrix.of(knn)
+    if "ridge" in wanted:
+        matrices["ridge"] = Matrix.of(_regression(product, RIDGE))
+    if "ease" in wanted:
+        matrices["ease"] = Matrix.of(_regression(common, EASE))
+    return History(inputs, means, matrices)
 
 
 def _regression(gram: Floats, strength: float) -> Floats:
@@ -151,7 +222,7 @@ def past_scores(
         until_us: where the test rows begin.
         progress: is told each block.
     """
-    scores = np.zeros((len(ints), len(NAMES)), np.float32)
+    scores = np.zeros((len(ints), len(_columns(inputs))), np.float32)
     learnt = time_us[time_us < until_us]
     starts = np.unique(np.quantile(learnt, np.linspace(0, 1, BLOCKS + 1)[1:-1], method="higher"))
     progress.stage("item-item matrices of the past", len(starts) + 1)

@@ -34,13 +34,16 @@ class CodeColumn:
 class HistoryColumns:
     """A user's newest events: `ids` and `values`, the places (k,) of item codes and of values in 1e-6, newest first.
 
-    A code of 0 is padding or an unknown item; `size` as of a CodeColumn, the same codes as the candidate's.
+    A code of 0 is padding or an unknown item; `size` as of a CodeColumn, the same codes as the candidate's. `feature`:
+    the `history_score` that asks for them, `scores`: which.
     """
 
     name: str
     ids: Ints
     values: Ints
     size: int
+    feature: str
+    scores: tuple[str, ...]
 
     def read(self, ints: Ints) -> tuple[Ints, npt.NDArray[np.float64]]:
         """Item codes int64 (n, k), and values float64 (n, k) in the data's own unit."""
@@ -137,12 +140,13 @@ class _Collector:
         item = self._codes(ITEM_ID, [ITEM_ID], vocabulary)
         if HISTORY not in self.groups or not self.layout.graph_scores:
             return item, None
-        spec = next(h for h in self.layout.history_ints if h.history == self.layout.graph_scores[0].history)
+        asked = self.layout.graph_scores[0]
+        spec = next(h for h in self.layout.history_ints if h.history == asked.history)
         names = self.layout.user_int_names[spec.start : spec.start + 2 * spec.k]
         name = names[0].removesuffix("_0")
         self.vocabularies[name] = vocabulary
         ids, values = self._places(names[: spec.k]), self._places(names[spec.k :])
-        return item, HistoryColumns(name.removesuffix("_ids"), ids, values, item.size)
+        return item, HistoryColumns(name.removesuffix("_ids"), ids, values, item.size, asked.name, asked.scores)
 
     def _places(self, columns: Collection[str]) -> Ints:
         first = len(self.int_names)

@@ -1,5 +1,6 @@
 """The models of one training, on one time split: floors, logistic regression, gradient boosting."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from definitions.layout import Layout
@@ -8,8 +9,8 @@ from pipelines.datasets.split import Split
 from pipelines.evaluation.metrics import Metrics, evaluate
 from pipelines.progress import SILENT, Progress
 from pipelines.training import baselines, linear, trees
-from pipelines.training.examples import Examples
-from pipelines.training.inputs import BASE, Inputs, Ints
+from pipelines.training.examples import Examples, Log
+from pipelines.training.inputs import ALL_GROUPS, Inputs, Ints
 from pipelines.training.linear import LinearRanker
 from pipelines.training.ranker import train_data
 from pipelines.training.trees import TreeRanker
@@ -30,7 +31,15 @@ class Ladder:
 
 
 def fit_ladder(
-    layout: Layout, examples: Examples, split: Split, *, seed: int = 0, threads: int = 1, progress: Progress = SILENT
+    layout: Layout,
+    examples: Examples,
+    split: Split,
+    *,
+    groups: Collection[str] = ALL_GROUPS,
+    log: Log | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Progress = SILENT,
 ) -> Ladder:
     """Fit on `split.fit`; choose, stop early and calibrate on `split.valid`; measure on `split.test`.
 
@@ -38,10 +47,12 @@ def fit_ladder(
         layout: of the examples' columns.
         examples: all rows; features are point in time, so nothing of a row's future is in it.
         split: masks over the rows.
+        groups: of the columns that the models may look at.
+        log: what the examples were made of, for item-item scores; without it there are none.
         seed, threads: of the trainers.
         progress: is told each model.
     """
-    data, test = train_data(layout, examples, split, groups=(BASE,))
+    data, test = train_data(layout, examples, split, groups=groups, log=log, progress=progress)
     progress.stage("train logistic regression")
     line = linear.fit(data, seed=seed, threads=threads, progress=progress)
     progress.stage("train LightGBM")

@@ -1,6 +1,6 @@
 """Does a training set contain its own future? Four structural checks; training refuses what fails them.
 
-(a) `changed_by_the_future`: labels corrupted from t on change no cell of a row at or before t.
+(a) `changed_by_the_future`: labels corrupted and events doubled from t on change no cell of a row at or before t.
 (b) `telling_columns`: a column that knows the label by itself is excluded, and named.
 (c) `shuffled_labels`: with labels dealt at random a model ranks no better than chance.
 (d) `replayed`: rows computed by the streaming kernel, event after event, equal the backfilled ones.
@@ -19,9 +19,12 @@ from definitions.layout import Layout
 from definitions.packed import unpack_user_row
 from definitions.user_state import UserTable
 
+from pipelines.datasets.split import Split
 from pipelines.errors import LeakError
 from pipelines.evaluation.metrics import auc
 from pipelines.training.examples import Examples, Log, build_examples
+from pipelines.training.history import interactions, past_scores
+from pipelines.training.inputs import fit_inputs
 
 Build = Callable[[Layout, Log], Examples]
 Fitted = Callable[[Examples], npt.NDArray[np.floating]]
@@ -30,6 +33,7 @@ CUTS = (0.3, 0.6, 0.9)  # of the examples' times; a row lies at each cut itself
 TELLING_AUC = 0.9  # one column alone; the best honest one on ML-100K reaches .71
 CHANCE = 4.0  # standard errors that AUC may lie off .5
 REPLAYED_ROWS = 300
+_TWIN = np.uint64(1) << np.uint64(63)  # makes the id of an event's twin
 DECAYED_RTOL = 1.3e-7  # decayed values are equal to 1e-9 before they are rounded to float32
 
 
@@ -53,7 +57,7 @@ def refuse(findings: Sequence[Finding]) -> None:
 def changed_by_the_future(
     layout: Layout, log: Log, *, build: Build = build_examples, cuts: Sequence[float] = CUTS
 ) -> Finding:
-    """Corrupt every label from t on and rebuild: cells of rows at or before t must stay as they are.
+    """Corrupt every label from t on, double its event, and rebuild: cells of rows at or before t must stay as they are.
 
     Args:
         layout, log: what `build` is given.
@@ -70,18 +74,22 @@ def changed_by_the_future(
         blamed |= found
         cells += compared
     names = tuple(name for name in (*layout.feature_names, *_int_names(layout)) if name in blamed)
-    said = f"labels corrupted from t on change {', '.join(names)} of rows at or before t; read events < t only"
+    said = f"events corrupted from t on change {', '.join(names)} of rows at or before t; read events < t only"
     return Finding("future", not names, names, said if names else f"0 of {cells:,} cells changed")
 
 
 def corrupted(events: EventColumns, from_us: int) -> EventColumns:
-    """The same events; from `from_us` on their values are mirrored and their actions dealt anew among them."""
+    """The same events; from `from_us` on their values are mirrored, their actions dealt anew among them, and each
+    stands there a second time under another id: what only counts events would not see a changed value.
+    """
     later = events.event_time_us >= from_us
     ends = (events.value.min(initial=0.0), events.value.max(initial=0.0))
     action = events.action.copy()
     action[later] = np.random.default_rng(0).permutation(action[later])
     mirrored = np.float32(ends[0] + ends[1]) - events.value
-    return replace(events, value=np.where(later, mirrored, events.value).astype(np.float32), action=action)
+    changed = replace(events, value=np.where(later, mirrored, events.value).astype(np.float32), action=action)
+    again = changed.take(later)
+    return EventColumns.concat([changed, replace(again, event_id=again.event_id ^ _TWIN)])
 
 
 def _int_names(layout: Layout) -> tuple[str, ...]:
@@ -103,6 +111,32 @@ def _changed(layout: Layout, before: Examples, after: Examples, t: int) -> tuple
     )
     names = (*layout.feature_names, *_int_names(layout))
     return {name for name, is_moved in zip(names, moved, strict=True) if is_moved}, len(first) * len(names)
+
+
+def history_of_the_future(
+    layout: Layout, log: Log, examples: Examples, split: Split, *, cut: float = CUTS[1]
+) -> Finding:
+    """The same for item-item scores: matrices of a row's past cannot know what came at or after it.
+
+    Args:
+        layout, log: what the examples were made of.
+        examples, split: the rows; those before the test rows are compared.
+        cut: quantile of their times, the t from which events are corrupted.
+    """
+    inputs = fit_inputs(layout, examples.user_ints[split.fit], examples.item_ints[split.fit])
+    if inputs.history is None:
+        return Finding("history", holds=True, columns=(), detail="no history_score, nothing to check")
+    ints = inputs.ints_of(layout, examples.user_ints, examples.item_ints)
+    t = int(np.quantile(examples.time_us[examples.time_us < split.test_from_us], cut, method="lower"))
+    scores = []
+    for known in (log, replace(log, events=corrupted(log.events, t))):
+        events = interactions(layout, inputs, known)
+        scores.append(past_scores(inputs, events, ints, examples.time_us, t + 1)[1])
+    before = examples.time_us <= t
+    moved = (scores[0][before] != scores[1][before]).any(axis=0)
+    names = tuple(f"score {place}" for place in np.flatnonzero(moved).tolist())
+    said = f"events corrupted from t on change {', '.join(names)} of rows at or before t"
+    return Finding("history", not names, names, said if names else f"0 of {scores[0][before].size:,} cells changed")
 
 
 def telling_columns(

@@ -4,7 +4,7 @@
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol, cast
@@ -15,9 +15,9 @@ from definitions.layout import Layout
 
 from pipelines.datasets.split import Split
 from pipelines.errors import TrainingError
-from pipelines.progress import Progress
-from pipelines.training.examples import Examples
-from pipelines.training.history import History
+from pipelines.progress import SILENT, Progress
+from pipelines.training.examples import Examples, Log
+from pipelines.training.history import History, interactions, past_scores
 from pipelines.training.inputs import ALL_GROUPS, Inputs, Ints, fit_inputs
 
 SESSION_GAP_US = 30 * 60 * 1_000_000  # a user who comes back after half an hour is asked anew: web analytics' habit
@@ -87,6 +87,14 @@ class Ranker(Protocol):
         ...
 
 
+class RowsRanker(Ranker, Protocol):
+    """One that can also score training rows as it saw them: item-item scores by matrices of each row's past."""
+
+    def score_rows(self, rows: Rows) -> npt.NDArray[np.float64]:
+        """float64 (n,)."""
+        ...
+
+
 class Fit(Protocol):
     """Trains one model; the same data, seed and threads give the same one."""
 
@@ -132,8 +140,9 @@ def train_data(
     examples: Examples,
     split: Split,
     *,
-    groups: tuple[str, ...] = ALL_GROUPS,
-    history: tuple[History, npt.NDArray[np.float32]] | None = None,
+    groups: Collection[str] = ALL_GROUPS,
+    log: Log | None = None,
+    progress: Progress = SILENT,
 ) -> tuple[TrainData, Rows]:
     """What models of the column `groups` learn from, and the test rows.
 
@@ -142,14 +151,19 @@ def train_data(
         examples: all rows, in time order.
         split: masks over the rows.
         groups: of the columns that models may look at.
-        history: what `pipelines.training.history.past_scores` gave, matrices and (n, S) scores of the rows.
+        log: what the examples were made of; with it, and where the use case has a `history_score`, item-item scores.
+        progress: is told their blocks.
     """
     inputs = fit_inputs(layout, examples.user_ints[split.fit], examples.item_ints[split.fit], groups=groups)
-    n = len(examples)
+    ints = inputs.ints_of(layout, examples.user_ints, examples.item_ints)
+    history, scores = None, np.empty((len(examples), 0), np.float32)
+    if log is not None and inputs.history is not None:
+        events = interactions(layout, inputs, log)
+        history, scores = past_scores(inputs, events, ints, examples.time_us, split.test_from_us, progress=progress)
     rows = Rows(
         features=examples.features,
-        ints=inputs.ints_of(layout, examples.user_ints, examples.item_ints),
-        history=history[1] if history is not None else np.empty((n, 0), np.float32),
+        ints=ints,
+        history=scores,
         label=examples.label,
         weight=examples.weight,
         value=examples.value,
@@ -159,8 +173,7 @@ def train_data(
         time_us=examples.time_us,
         session=sessions(examples.user_id, examples.time_us, examples.request_id),
     )
-    data = TrainData(layout, inputs, rows.take(split.fit), rows.take(split.valid), history and history[0])
-    return data, rows.take(split.test)
+    return TrainData(layout, inputs, rows.take(split.fit), rows.take(split.valid), history), rows.take(split.test)
 
 
 def sessions(user_id: npt.NDArray[np.uint64], time_us: Ints, request_id: npt.NDArray[np.uint64] | None = None) -> Ints:

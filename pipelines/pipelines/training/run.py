@@ -120,7 +120,7 @@ def train(
     split = split_times(examples.time_us, gap_us=usecase.attribution_us)
     split = thin_negatives(split, examples.keys, examples.label, usecase.negatives.keep, seed=seed)
     with threadpool_limits(threads):
-        ladder = fit_ladder(layout, examples, split, seed=seed, threads=threads, progress=progress)
+        ladder = fit_ladder(layout, examples, split, log=log, seed=seed, threads=threads, progress=progress)
     known = holdout or (source if isinstance(source, Dataset) else None)
     progress.stage("export and compare")
     name, version = usecase.name, _next_version(bundles / usecase.name)

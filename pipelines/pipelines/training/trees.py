@@ -92,6 +92,10 @@ class TreeRanker:
         """Probabilities, float64 (n,)."""
         return self.model.score(self.encoder.expand(features, ints))
 
+    def score_rows(self, rows: Rows) -> Vector:
+        """Of training rows, item-item scores by each row's past."""
+        return self.model.score(self.encoder.rows(rows))
+
     def export(self, path: Path) -> None:
         """One graph, as `Ranker` says."""
         export_trees(self.model, self.encoder, path)

@@ -13,7 +13,7 @@ from pipelines.export.graphs_xgb import export_xgb
 from pipelines.progress import Progress
 from pipelines.training.encoding import Encoder, fit_encoder
 from pipelines.training.linear import fit_calibration, sigmoid
-from pipelines.training.ranker import TrainData
+from pipelines.training.ranker import Rows, TrainData
 
 Matrix = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
@@ -64,6 +64,10 @@ class XgbRanker:
     def score(self, features: Matrix, ints: npt.NDArray[np.int64]) -> Vector:
         """Probabilities, float64 (n,)."""
         return sigmoid(self.model.logits(self.encoder.expand(features, ints)))
+
+    def score_rows(self, rows: Rows) -> Vector:
+        """Of training rows, item-item scores by each row's past."""
+        return sigmoid(self.model.logits(self.encoder.rows(rows)))
 
     def export(self, path: Path) -> None:
         """One graph, as `Ranker` says."""
