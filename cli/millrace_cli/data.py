@@ -46,7 +46,11 @@ class LoadOutcome:
 def load(
     usecase: Annotated[str | None, typer.Option(help="Use case: a name, or the path of its YAML file.")] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="A named set: ml-100k, synthetic, or auto (the first that can be had).")
+        str | None,
+        typer.Option(
+            help="A named set: ml-100k, synthetic, auto (the first that can be had), or name:folder of one that you "
+            "have: ml-1m, ml-25m, kuairand, mind."
+        ),
     ] = None,
     interactions: Annotated[Path | None, typer.Option(help="Your events, CSV or Parquet.")] = None,
     items: Annotated[Path | None, typer.Option(help="Your catalogue, CSV or Parquet.")] = None,
@@ -108,7 +112,8 @@ def _source(dataset: str | None, interactions: Path | None, items: Path | None, 
     if interactions is None:
         if items is not None or users is not None:
             raise BadInput("--interactions: give the events that --items and --users belong to")
-        return dataset or "auto"
+        name, colon, folder = (dataset or "auto").partition(":")
+        return f"{name}:{_absolute(Path(folder))}" if colon else name
     if dataset is not None:
         raise BadInput("--dataset and --interactions: give one of them")
     return DataPaths(_absolute(interactions), items and _absolute(items), users and _absolute(users))

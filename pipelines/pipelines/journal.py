@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipelines.datasets import DataPaths
+from pipelines.datasets.load import is_named
 from pipelines.errors import BadInputError
 
 
@@ -13,10 +14,11 @@ from pipelines.errors import BadInputError
 class Loaded:
     """One data set in one stack.
 
-    `source`: its name, or the absolute path of the interactions file, with `items` and `users` beside it. `rows`:
-    events of the whole set; those before `tail_from_us` were loaded, the later ones are replay's, and `replayed` says
-    whether they came. `newest_us`: the newest event time that the stack has. `shifted_ids`: `user_id`, `item_id` where
-    the file's integers have a 0, so that the stack's are 1 higher; `text_ids`: where not all are integers.
+    `source`: its name, with a folder `name:/path`; or the absolute path of the interactions file, with `items` and
+    `users` beside it. `rows`: events of the whole set; those before `tail_from_us` were loaded, the later ones are
+    replay's, and `replayed` says whether they came. `newest_us`: the newest event time that the stack has.
+    `shifted_ids`: `user_id`, `item_id` where the file's integers have a 0, so that the stack's are 1 higher;
+    `text_ids`: where not all are integers.
     """
 
     usecase: str
@@ -34,7 +36,7 @@ class Loaded:
     @property
     def dataset(self) -> str | DataPaths:
         """What `load_dataset` takes."""
-        if "/" not in self.source:
+        if is_named(self.source):
             return self.source
         return DataPaths(
             Path(self.source),

@@ -1,7 +1,7 @@
 """File columns as typed arrays. The first cell that cannot be used is an error with file, column, row and remedy."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,12 +18,27 @@ _UNIT_US = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
 _MAX_ID = 2**64 - 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where the n rows of a table that was put together come from.
+
+    `files`, of which `file` (n,) is the place, with `row` (n,) 1-based in it, the header not counted. `columns`: name
+    in the table -> name in the file, where they differ.
+    """
+
+    files: tuple[str, ...]
+    file: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
 class Source:
-    """One table and what to call it in messages."""
+    """One table and what to call it in messages: the file itself, or its rows' own files by `origin`."""
 
     name: str
     table: pl.DataFrame
+    origin: Origin | None = None
 
     def cells(self, field: str, column: Column) -> pl.Series:
         """The file column that `field` of the use case maps to; a constant repeated.
@@ -51,10 +66,16 @@ class Source:
         """DataFileError at the first row where `bad` is true (null counts as true); nothing if there is none."""
         rows = bad.fill_null(value=True).arg_true()
         if len(rows):
-            row = int(rows[0])
-            raise DataFileError(
-                self.name, problem.format(cell=repr(cells[row])), remedy, column=cells.name, row=row + 1
-            )
+            place = int(rows[0])
+            raise self.error_at(place, cells.name, problem.format(cell=repr(cells[place])), remedy)
+
+    def error_at(self, place: int, column: str | None, problem: str, remedy: str) -> DataFileError:
+        """What is wrong with a cell, or with the whole row, at a place (from 0) in the table."""
+        if self.origin is None:
+            return DataFileError(self.name, problem, remedy, column=column, row=place + 1)
+        file, row = self.origin.files[self.origin.file[place]], int(self.origin.row[place])
+        column = None if column is None else self.origin.columns.get(column, column)
+        return DataFileError(file, problem, remedy, column=column, row=row)
 
 
 def ids(source: Source, cells: pl.Series, to_id: Callable[[str], int]) -> tuple[npt.NDArray[np.uint64], bool]:

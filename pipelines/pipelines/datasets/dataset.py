@@ -16,7 +16,6 @@ from millrace.ids import stable_id
 
 from pipelines.datasets import cells
 from pipelines.datasets.cells import Source
-from pipelines.errors import DataFileError
 
 Entity = TypeVar("Entity", pb.Item, pb.User)
 Ids = npt.NDArray[np.uint64]
@@ -203,7 +202,7 @@ def _entities(
     _, first = np.unique(entity_ids, return_index=True)
     if len(first) < len(entity_ids):
         row = int(np.setdiff1d(np.arange(len(entity_ids)), first)[0])
-        raise DataFileError(source.name, f"id {external[row]!r} is there twice", "Remove one of the rows", row=row + 1)
+        raise source.error_at(row, None, f"id {external[row]!r} is there twice", "Remove one of the rows")
     out = [kind(id=each, external_id=text) for each, text in zip(entity_ids.tolist(), external, strict=True)]
     for name, spec in specs.items():
         column = _column(columns, name)

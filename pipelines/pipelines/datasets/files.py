@@ -1,5 +1,6 @@
 """CSV and Parquet files as tables. What cannot be read is named: file, row where known, remedy."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -32,6 +33,45 @@ def read_table(path: Path) -> pl.DataFrame:
     if table.height == 0:
         raise DataFileError(str(path), "has a header and no rows", "Give a file with at least one row")
     return table
+
+
+def read_rows(path: Path, columns: Sequence[str], *, separator: str = "\t", encoding: str = "utf-8") -> pl.DataFrame:
+    """A text file without a header and without quotes, as public data sets come. Cells stay text (empty = null).
+
+    Args:
+        path: of the file.
+        columns: names of its cells, in their order.
+        separator: between cells, of any length.
+        encoding: of the text.
+
+    Raises:
+        DataFileError: missing, empty, in another encoding, or a row with another number of cells.
+    """
+    try:
+        text = path.read_bytes().decode(encoding)
+    except OSError as exc:
+        raise DataFileError(str(path), f"cannot be read ({exc.strerror})", "Unpack the data set again") from exc
+    except UnicodeDecodeError as exc:
+        row = exc.object.count(b"\n", 0, exc.start) + 1
+        raise DataFileError(str(path), f"is not {encoding} text", "Unpack the data set again", row=row) from exc
+    return parse_rows(text, str(path), columns, separator=separator)
+
+
+def parse_rows(text: str, name: str, columns: Sequence[str], *, separator: str, before: int = 0) -> pl.DataFrame:
+    """The same for text that is part of the file `name`, behind `before` rows."""
+    lines = pl.Series(text.rstrip("\r\n").split("\n"), dtype=pl.String).str.strip_chars_end("\r")
+    if not text.strip():
+        raise DataFileError(name, "is empty", "Give a file with at least one row")
+    cells = lines.str.split(separator)
+    wrong = (cells.list.len() != len(columns)).arg_true()
+    if len(wrong):
+        row, found = int(wrong[0]), len(cells[int(wrong[0])])
+        raise DataFileError(
+            name, f"has {found} cells instead of {len(columns)} ({', '.join(columns)})",
+            "Give the file as it was published", row=before + row + 1,
+        )  # fmt: skip
+    table = cells.list.to_struct(fields=list(columns)).struct.unnest()
+    return table.with_columns(pl.all().replace("", None))
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:
