@@ -134,17 +134,19 @@ def test_the_tower_agrees_with_the_model_at_any_batch(tmp_path: Path) -> None:
 
 
 def test_the_ranker_graph_scores_as_the_towers(tmp_path: Path) -> None:
-    """Unknown candidate: 0. Other int columns and the float columns are not read."""
+    """The sigmoid of the product, which an unknown candidate has none of; no other columns are read."""
     rng = np.random.default_rng(0)
     codes, item = histories(50), rng.integers(0, ITEMS + 1, 50)
     ints = rng.integers(0, 9, (50, NEWEST + 3))
     ints[:, 2 : 2 + NEWEST], ints[:, 0] = codes, item
     places = np.arange(2, 2 + NEWEST)
-    export_scorer(model(5), tmp_path / "model.onnx", features=4, ints=NEWEST + 3, history=places, item=0)
+    path = tmp_path / "model.onnx"
+    export_scorer(model(5), path, features=4, ints=NEWEST + 3, history=places, item=0, slope=0.1, shift=-0.5)
 
-    scores = OnnxScorer(tmp_path / "model.onnx").score(np.full((50, 4), np.nan, np.float32), ints)
+    scores = OnnxScorer(path).score(np.full((50, 4), np.nan, np.float32), ints)
     users, items = model(5).users_of(codes), model(5).items[np.maximum(item - 1, 0)]
-    np.testing.assert_allclose(scores, np.where(item > 0, (users * items).sum(axis=1), 0), atol=1e-5)
+    products = np.where(item > 0, (users * items).sum(axis=1), 0)
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(0.5 - 0.1 * products)), atol=1e-6)
 
 
 def test_neighbours_in_the_bundle_are_the_nearest_of_each_item(tmp_path: Path) -> None:

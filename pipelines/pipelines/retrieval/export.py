@@ -54,9 +54,17 @@ def export_towers(model: TwoTower, item_ids: Ids, folder: Path, *, newest: int =
 
 
 def export_scorer(
-    model: TwoTower, path: Path, *, features: int, ints: int, history: npt.NDArray[np.int64], item: int
+    model: TwoTower,
+    path: Path,
+    *,
+    features: int,
+    ints: int,
+    history: npt.NDArray[np.int64],
+    item: int,
+    slope: float,
+    shift: float,
 ) -> None:
-    """Write the model as a ranker's graph: `features` and `int_features` -> `score`, the product of both vectors.
+    """Write the model as a ranker's graph: `features` and `int_features` -> `score`, the vectors' product, calibrated.
 
     Args:
         model: of the items with codes 1 to its size.
@@ -64,17 +72,23 @@ def export_scorer(
         features: F, which the graph takes like every ranker and does not read.
         ints: K, the width of `int_features`.
         history: int64 (k,), places of the history's codes among them; 0 = none.
-        item: place of the candidate's code; 0 = unknown, which scores 0.
+        item: place of the candidate's code; 0 = unknown, whose product is 0.
+        slope, shift: score = sigmoid(slope x product + shift).
     """
     graph = _Graph()
     graph.constants(history_places=history, item_place=np.array(item, np.int64), one_axis=np.array([1], np.int64))
-    graph.constants(item_table=_table(model.items))
+    graph.constants(
+        item_table=_table(model.items), slope=np.array(slope, np.float32), shift=np.array(shift, np.float32)
+    )
     graph.node("Gather", ["int_features", "history_places"], "history", axis=1)
     graph.user(model, "history", "user")
     graph.node("Gather", ["int_features", "item_place"], "item", axis=1)
     graph.node("Gather", ["item_table", "item"], "item_vector", axis=0)
     graph.node("Mul", ["user", "item_vector"], "products")
-    graph.node("ReduceSum", ["products", "one_axis"], "score", keepdims=1)
+    graph.node("ReduceSum", ["products", "one_axis"], "product", keepdims=1)
+    graph.node("Mul", ["product", "slope"], "sloped")
+    graph.node("Add", ["sloped", "shift"], "logit")
+    graph.node("Sigmoid", ["logit"], "score")
     inputs = [
         helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, features]),
         helper.make_tensor_value_info("int_features", TensorProto.INT64, [None, ints]),
