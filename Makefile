@@ -6,6 +6,7 @@ MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 
 UV := .tools/bin/uv
+DEEP := $(if $(wildcard .venv/.deep),--group deep)
 BIN := .venv/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PACKAGES := definitions stores bundle servicekit collector features archiver gateway simulator pipelines local_stack loadtest millrace_cli
@@ -61,6 +62,10 @@ property: setup ## Stream equals backfill, bytes depend on the log alone: Hypoth
 	$(BIN)/pytest -q -m property libs/definitions services/features
 .PHONY: property
 
+sim: setup ## Simulated worlds with known truth: estimates cover it, corrections near it; a minute
+	$(BIN)/pytest -q -m sim services/simulator pipelines
+.PHONY: sim
+
 contract: setup system dist ## One suite an interface, on embedded and real implementations
 	$(BIN)/pytest -q tests/contract -m "real or not real"
 
@@ -78,11 +83,15 @@ chaos-features: setup system dist ## Features and archiver: 68 kills, 10 zombies
 manifests: setup ## Kubernetes, rendered and checked against its schemas, offline
 	$(UV) run --frozen --all-packages --group manifests pytest -q tests/policy -m "real or not real"
 
-ray: $(UV) ## Backfill by user bucket on a local Ray, in an environment that has it
+ray: $(UV) ## Backfill, deep training and search on a local Ray, in an environment that has it
 	@# Ray would start each worker by this same `uv run`, and give up while the environment is made.
 	RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 \
-	$(UV) run --isolated --frozen --package millrace-pipelines --no-dev --group ray --group test \
-	  pytest -q pipelines/tests/test_on_ray.py -m real -W ignore -p no:unraisableexception
+	$(UV) run --isolated --frozen --package millrace-pipelines --no-dev --group ray --group deep --group test \
+	  pytest -q pipelines/tests/test_on_ray.py pipelines/tests/deep/test_deep_on_ray.py -m "real or deep" -W ignore \
+	  -p no:unraisableexception
+
+deep-test: deep ## Deep models: networks, export, two processes against one, SIGKILL and resume
+	$(BIN)/pytest -q -m deep pipelines
 
 isolated: $(UV) ## Each member alone, in an environment of what it declares
 	@for folder in $(patsubst %/pyproject.toml,%,$(wildcard */pyproject.toml */*/pyproject.toml)); do \
@@ -91,10 +100,13 @@ isolated: $(UV) ## Each member alone, in an environment of what it declares
 	  $(UV) run --isolated --frozen --package "$$name" --no-dev --group test pytest -q "$$folder"; \
 	done
 
-ci: test property isolated ray manifests chaos ## What CI runs
+ci: test property sim isolated ray deep-test manifests chaos ## What CI runs
 
 ##@ Set-up
 setup: .venv/.compiled ## uv, the Python environment, compiled kernels (every target does this)
+
+deep: setup ## PyTorch for the deep models into .venv (4.8 GB); later set-ups keep it
+	@[ -e .venv/.deep ] || { echo "installing PyTorch"; $(UV) sync --quiet --frozen --all-packages --group deep; touch .venv/.deep; }
 
 protos: setup ## Generate protos/gen
 	$(BIN)/python protos/generate.py
@@ -128,7 +140,8 @@ $(UV):
 .venv/.synced: $(UV) uv.lock $(MANIFESTS)
 	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python $(PYTHON) .venv
 	@echo "installing the Python environment from uv.lock"
-	@if [ -t 2 ]; then $(UV) sync --frozen --all-packages; else $(UV) sync --quiet --frozen --all-packages; fi
+	@if [ -t 2 ]; then $(UV) sync --frozen --all-packages $(DEEP); \
+	  else $(UV) sync --quiet --frozen --all-packages $(DEEP); fi
 	@touch $@
 
 # The machine code of the stream's kernels, so that no process start compiles: half a minute when it is new.
@@ -154,4 +167,4 @@ system:
 	  fi; }
 
 .PHONY: help demo up down status doctor check lint format types imports drift unit contract e2e test chaos \
-  chaos-features manifests isolated ray ci setup protos dist hooks clean distclean system
+  chaos-features manifests isolated ray deep deep-test ci setup protos dist hooks clean distclean system
