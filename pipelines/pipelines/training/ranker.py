@@ -114,6 +114,7 @@ RANKERS: Mapping[str, str] = {
     "dcn_v2": "pipelines.deep.rankers:dcn_v2",
     "dlrm": "pipelines.deep.rankers:dlrm",
     "sequence": "pipelines.deep.rankers:sequence",
+    "two_tower": "pipelines.deep.two_tower_ranker:fit",
 }
 """Name -> `module:function` of its Fit."""
 
