@@ -80,6 +80,12 @@ chaos: setup system dist ## Kills under load; at most 20 min
 chaos-features: setup system dist ## Features and archiver: 68 kills, 10 zombies, real Kafka; SEED=n; 15 min
 	@PYTHONPATH=tests $(BIN)/python -m chaos.exactly_once $(if $(SEED),--seed $(SEED))
 
+gate-proof: setup ## Eight bad models, a better one and noise before the promotion gate; 3 min
+	@$(BIN)/python -m pipelines.gate.proof
+
+leak-proof: setup ## Future planted into training rows is found and named; 1 min
+	@$(BIN)/python -m pipelines.gate.leak_proof
+
 manifests: setup ## Kubernetes, rendered and checked against its schemas, offline
 	$(UV) run --frozen --all-packages --group manifests pytest -q tests/policy -m "real or not real"
 
@@ -100,7 +106,7 @@ isolated: $(UV) ## Each member alone, in an environment of what it declares
 	  $(UV) run --isolated --frozen --package "$$name" --no-dev --group test pytest -q "$$folder"; \
 	done
 
-ci: test property sim isolated ray deep-test manifests chaos ## What CI runs
+ci: test property sim isolated ray deep-test manifests gate-proof leak-proof chaos ## What CI runs
 
 ##@ Set-up
 setup: .venv/.compiled ## uv, the Python environment, compiled kernels (every target does this)
@@ -167,4 +173,4 @@ system:
 	  fi; }
 
 .PHONY: help demo up down status doctor check lint format types imports drift unit contract e2e test chaos \
-  chaos-features manifests isolated ray deep deep-test ci setup protos dist hooks clean distclean system
+  chaos-features manifests gate-proof leak-proof isolated ray deep deep-test ci setup protos dist hooks clean distclean system

@@ -158,6 +158,34 @@ def online(
 
 
 @app.command()
+def parity(
+    models: Annotated[str | None, typer.Option(help="Some of them, comma-separated; by default all.")] = None,
+    dataset: Annotated[str, typer.Option(help="Where rows come from (ml-100k, synthetic, auto).")] = "auto",
+    usecase: Annotated[str, typer.Option(help="Use case; no stack needs to run.")] = "movies",
+    json: Json = False,
+) -> None:
+    """Each model in its framework, in ONNX Runtime and in a real Triton, on the same rows. Starts a Triton of its own.
+
+    Deep models need PyTorch: `make deep`.
+    """
+    from definitions.layout import layout_of
+    from pipelines.bench.parity import MODELS, run
+    from pipelines.datasets import load_dataset
+    from pipelines.triton_repository import Repository
+
+    from millrace_cli.spare_triton import spare_triton
+
+    with measuring() as (settings, bars):
+        spec = environment.usecase(settings, usecase)
+        data = load_dataset(dataset, spec, cache=settings.datasets, progress=bars)
+        wanted = tuple(name.strip() for name in models.split(",")) if models else MODELS
+        with spare_triton() as (address, folder):
+            repository = Repository(folder, settings.triton_templates)
+            result = run(layout_of(spec), data, address, repository, models=wanted, progress=bars)
+    report("parity", result, settings, as_json=json)
+
+
+@app.command()
 def stream(
     events: Annotated[int, typer.Option(min=100_000, help="Events on the log.")] = 4_000_000,
     users: Annotated[int, typer.Option(min=1_000, help="User ids, by Zipf's law.")] = 1_000_000,

@@ -61,6 +61,24 @@ def test_an_event_in_its_own_aggregate_is_red(layout: Layout, log: Log) -> None:
         leaks.refuse([found])
 
 
+def test_a_count_that_includes_the_present_is_red(layout: Layout, log: Log) -> None:
+    """Its values are no label, so only events that were not there before can tell."""
+
+    def counting(layout: Layout, log: Log) -> Examples:
+        rows = build_examples(layout, log)
+        order = np.lexsort((log.events.event_time_us, log.events.item_id))
+        pairs = np.rec.fromarrays([log.events.item_id[order], log.events.event_time_us[order]])
+        asked = np.rec.fromarrays([rows.item_id, rows.time_us], dtype=pairs.dtype)
+        until = np.searchsorted(pairs, asked, side="right") - np.searchsorted(log.events.item_id[order], rows.item_id)
+        features = rows.features.copy()
+        features[:, layout.feature_names.index("i_rated_all")] = until
+        return replace(rows, features=features)
+
+    found = leaks.changed_by_the_future(layout, log, build=counting)
+
+    assert (False, ("i_rated_all",)) == (found.holds, found.columns)
+
+
 def test_means_of_the_whole_data_are_red(layout: Layout, log: Log) -> None:
     """An item's mean label over all time, in every row of it."""
 

@@ -20,6 +20,14 @@ class Parity:
     rows: int
 
 
+def measure(
+    reference: npt.NDArray[np.floating], scores: npt.NDArray[np.floating], groups: npt.NDArray[np.uint64]
+) -> Parity:
+    """How far scores (n,) are from the framework's; `groups` (n,) are what ranking happens within."""
+    apart = np.abs(reference.astype(np.float64) - scores.astype(np.float64))
+    return Parity(float(apart.max(initial=0.0)), rank_flips(reference, scores, groups), len(scores))
+
+
 def compare(
     what: str,
     reference: npt.NDArray[np.floating],
@@ -33,11 +41,7 @@ def compare(
     """
     if not np.isfinite(scores).all():
         raise ParityError(f"{what}: {int((~np.isfinite(scores)).sum())} scores are not finite")
-    found = Parity(
-        float(np.abs(reference.astype(np.float64) - scores.astype(np.float64)).max(initial=0.0)),
-        rank_flips(reference, scores, groups),
-        len(scores),
-    )
+    found = measure(reference, scores, groups)
     if found.max_abs > MAX_DIFFERENCE or found.flips:
         raise ParityError(
             f"{what}: differs by {found.max_abs:.3g} (at most {MAX_DIFFERENCE:g}) with {found.flips} flips on "

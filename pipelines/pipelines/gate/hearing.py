@@ -140,10 +140,7 @@ def prepare(
         test_from_us=test_from_us,
     )
     progress.stage("look for future in them")
-    found = (
-        leaks.changed_by_the_future(layout, log),
-        leaks.telling_columns(layout.feature_names, examples.features, examples.label),
-    )
+    found = leaks.structural(layout, log, examples)
     test, past = split.test, ~split.test
     cohorts = cohort_masks(
         examples.user_id[past], examples.item_id[past], examples.user_id[test], examples.item_id[test]

@@ -143,7 +143,7 @@ def fitted(heard: Hearing, manifest: Manifest, *, seed: int = 0, progress: Progr
     models = [heard.simple_floor]
     wanted = [name for name in SIMPLER if rank(name) < rank(manifest.model or "")]
     if wanted:
-        data, test = train_data(heard.layout, heard.examples, heard.split)
+        data, test = train_data(heard.layout, heard.examples, heard.split, log=heard.log, progress=progress)
         for name in wanted:
             progress.stage(f"train {name} to compare with")
             model = ranker(name)(data, seed=seed, threads=THREADS, progress=progress)

@@ -36,6 +36,7 @@ from pipelines.registry import Registered, register
 from pipelines.training import trees as tree_settings
 from pipelines.training.examples import Examples, Log, Mode, build_examples, examples_table
 from pipelines.training.ladder import LINEAR, TREES, Ladder, fit_ladder
+from pipelines.training.leaks import refuse, structural
 from pipelines.training.negatives import thin_negatives
 from pipelines.training.recomputed import mismatch_of_logged
 
@@ -104,6 +105,7 @@ def train(
 
     Raises:
         TrainingError: too little data.
+        LeakError: a column knows its row's future; the message names it.
         ParityError: the exported graphs score otherwise than the models.
         RegistryError: MLflow failed.
     """
@@ -117,6 +119,9 @@ def train(
     mismatch = None
     if stack is not None and examples.logged.any():
         mismatch = mismatch_of_logged(layout, stack, reports, seed=seed, progress=progress)
+    progress.stage("look for future in the rows")
+    findings = structural(layout, log, examples)
+    refuse(findings)
     split = split_times(examples.time_us, gap_us=usecase.attribution_us)
     split = thin_negatives(split, examples.keys, examples.label, usecase.negatives.keep, seed=seed)
     with threadpool_limits(threads):
@@ -127,6 +132,7 @@ def train(
     with tempfile.TemporaryDirectory(prefix="millrace-train-") as aside:
         exported = _export(ladder, examples, split, Path(aside))
         manifest = _manifest(usecase, layout, ladder, examples, split, log, exported.worst, name, version, seed)
+        manifest = manifest.model_copy(update={"leaks": {found.check: found.holds for found in findings}})
         rows = {part: int(getattr(split, part).sum()) for part in ("fit", "valid", "test")}
         licence = known.licence if known else ""
         card.write_card(manifest, licence, rows, _gains(ladder), Path(aside) / "model_card.md")

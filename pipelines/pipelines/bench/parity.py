@@ -1,0 +1,153 @@
+"""One model, three runtimes: the framework's scores against ONNX Runtime's and a real Triton's, row by row.
+
+Rows are those of training with cells knocked out: numbers that are NaN and ids that no vocabulary knows.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from bundle import Bundle, Golden, Manifest, OnnxScorer, TrainingWindow, load_bundle, write_bundle
+from definitions.layout import Layout
+from threadpoolctl import threadpool_limits
+
+from pipelines.bench import at_least, at_most
+from pipelines.datasets.dataset import Dataset
+from pipelines.datasets.split import split_times
+from pipelines.export.parity import MAX_DIFFERENCE, Parity, measure
+from pipelines.gate.judge import PARITY_ROWS
+from pipelines.progress import SILENT, Progress
+from pipelines.training.examples import Log, build_examples
+from pipelines.training.ranker import TrainData, ranker, train_data
+from pipelines.triton_client import Triton
+from pipelines.triton_repository import Repository
+
+MODELS: Final = ("lr", "lightgbm", "xgboost", "lambdarank", "dcn_v2", "dlrm", "two_tower", "sequence")
+FIT_ROWS: Final = 15_000  # weights of any quality show whether runtimes agree
+ABSENT: Final = 0.02  # of the cells
+THREADS: Final = 1
+
+
+@dataclass(frozen=True)
+class Rows:
+    """n rows as graphs take them, and whose they are: float32 (n, F), int64 (n, K), uint64 (n,)."""
+
+    features: npt.NDArray[np.float32]
+    ints: npt.NDArray[np.int64]
+    user_id: npt.NDArray[np.uint64]
+
+
+def run(
+    layout: Layout,
+    dataset: Dataset,
+    triton: str,
+    repository: Repository,
+    *,
+    models: Sequence[str] = MODELS,
+    rows: int = 0,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Fit each model, export it, deploy it, and score the same rows three times.
+
+    Args:
+        layout: of the columns.
+        dataset: where rows come from.
+        triton: host:port of a Triton's gRPC.
+        repository: what that Triton serves from.
+        models: names of `pipelines.training.ranker.RANKERS`.
+        rows: how many; 0 = all that the data set gives.
+        seed: of trainers and of what is knocked out.
+        progress: is told each model.
+
+    Raises:
+        TrainingError: a model cannot be trained here; deep ones need PyTorch.
+        DeployError, UnavailableError: Triton refused, or does not answer.
+    """
+    progress.stage("build rows")
+    log = Log.of_dataset(dataset)
+    examples = build_examples(layout, log)
+    split = split_times(examples.time_us, gap_us=layout.usecase.attribution_us)
+    late = np.flatnonzero(split.fit)[-FIT_ROWS:]
+    split = split.fitted_on(np.isin(np.arange(len(examples)), late))
+    data, _ = train_data(layout, examples, split, log=log, progress=progress)
+    ints = data.inputs.ints_of(layout, examples.user_ints, examples.item_ints)
+    asked = slice(0, rows or len(examples))
+    knocked = knock_out(Rows(examples.features[asked], ints[asked], examples.user_id[asked]), seed)
+    table = []
+    with tempfile.TemporaryDirectory(prefix="millrace-parity-") as folder, threadpool_limits(THREADS):
+        for name in models:
+            progress.stage(name)
+            table.append({"model": name, **_one(name, layout, data, knocked, triton, repository, Path(folder), seed)})
+    result = {
+        "what": f"{len(table)} models, each fitted on {len(late):,} rows of {dataset.source}, scored on "
+        f"{len(knocked.user_id):,} rows with {ABSENT:.0%} of the cells absent: framework, ONNX Runtime, Triton",
+        "models": [row["model"] for row in table],
+        "rows": len(knocked.user_id),
+        "max_abs": max(max(row["onnx_max_abs"], row["triton_max_abs"]) for row in table),
+        "rank_flips": sum(row["onnx_flips"] + row["triton_flips"] for row in table),
+        "table": table,
+    }
+    bars = [at_most(result, "max_abs", MAX_DIFFERENCE), at_most(result, "rank_flips", 0)]
+    return {**result, "bars": [*bars, at_least(result, "rows", PARITY_ROWS)]}
+
+
+def knock_out(rows: Rows, seed: int) -> Rows:
+    """The same with ABSENT of the numbers NaN and ABSENT of the codes 0, which is what an unseen id becomes."""
+    rng = np.random.default_rng(seed)
+    features, ints = rows.features.copy(), rows.ints.copy()
+    features[rng.random(features.shape) < ABSENT] = np.nan
+    ints[rng.random(ints.shape) < ABSENT] = 0
+    return Rows(features, ints, rows.user_id)
+
+
+def _one(
+    name: str,
+    layout: Layout,
+    data: TrainData,
+    rows: Rows,
+    target: str,
+    repository: Repository,
+    folder: Path,
+    seed: int,
+) -> dict[str, Any]:
+    model = ranker(name)(data, seed=seed, threads=THREADS, progress=SILENT)
+    reference = model.score(rows.features, rows.ints)
+    graph = folder / f"{name}.onnx"
+    model.export(graph)
+    onnx = measure(reference, OnnxScorer(graph).score(rows.features, rows.ints), rows.user_id)
+    bundle = _bundle(name, layout, data, graph, rows, folder)
+    with Triton(target) as triton:
+        repository.add(bundle)
+        repository.configure(bundle.manifest, [1])
+        triton.load(bundle.manifest.name)
+        triton.wait_ready(bundle.manifest.name, [1])
+        answered = triton.score(bundle.manifest, 1, rows.features, rows.ints)
+        triton.unload(bundle.manifest.name)
+    return {**_named("onnx", onnx), **_named("triton", measure(reference, answered, rows.user_id))}
+
+
+def _named(runtime: str, found: Parity) -> dict[str, Any]:
+    figures = asdict(found)
+    return {f"{runtime}_max_abs": figures["max_abs"], f"{runtime}_flips": figures["flips"]}
+
+
+def _bundle(name: str, layout: Layout, data: TrainData, graph: Path, rows: Rows, folder: Path) -> Bundle:
+    """What Triton serves has to be admitted like anything else that is served."""
+    some = slice(0, 64)
+    scores = OnnxScorer(graph).score(rows.features[some], rows.ints[some])
+    golden = folder / f"{name}.npz"
+    Golden(rows.features[some], rows.ints[some], scores, scores).save(golden)
+    manifest = Manifest(
+        name=f"parity_{name}", version=1, usecase=layout.usecase.name, revision=layout.revision,
+        layout_hash=layout.layout_hash, feature_names=layout.feature_names, int_names=data.inputs.int_names,
+        window=TrainingWindow(from_us=0, to_us=1), commit="bench", seeds=(0,), dataset="bench", data_hash="",
+        metrics={}, parity={}, created_us=0,
+    )  # fmt: skip
+    target = folder / "bundles" / name
+    write_bundle(target, manifest, {"model.onnx": graph, "fallback.onnx": graph, "golden.npz": golden})
+    return load_bundle(target)
