@@ -17,6 +17,8 @@ from pipelines.progress import Silent
 from pipelines.training import baselines
 from pipelines.training.examples import Examples, Log, build_examples, examples_table
 from pipelines.training.ladder import fit_ladder
+from pipelines.training.negatives import thin_negatives
+from pipelines.training.ranker import ranker, train_data
 from pipelines.training.run import train
 from servicekit.settings import checkout_root
 from stores.offline import Lake, app_id
@@ -70,6 +72,17 @@ def test_shuffled_labels_teach_nothing(layout: Layout, dataset: Dataset) -> None
 
     for name in ("lr", "lightgbm"):
         assert metrics[name].auc == pytest.approx(0.5, abs=0.08)
+
+
+def test_thinned_negatives_leave_the_scores_probabilities(layout: Layout, examples: Examples) -> None:
+    """Fitted on a fifth of the negatives, a model still says how often something is liked: sampling is undone."""
+    split = thin_negatives(split_times(examples.time_us), examples.keys, examples.label, 0.2)
+    data, test = train_data(layout, examples, split)
+
+    model = ranker("lr")(data, seed=0, threads=1, progress=Silent())
+
+    assert data.fit.label.mean() > 1.3 * test.label.mean()
+    assert model.score(test.features, test.ints).mean() / test.label.mean() == pytest.approx(1, abs=0.1)
 
 
 def test_learned_models_beat_the_item_mean_and_that_beats_a_constant(layout: Layout, examples: Examples) -> None:
