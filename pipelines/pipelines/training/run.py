@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def train(
     if stack is not None and examples.logged.any():
         mismatch = mismatch_of_logged(layout, stack, reports, seed=seed, progress=progress)
     progress.stage("look for future in the rows")
-    findings = structural(layout, log, examples)
+    findings = structural(layout, log, examples, build=partial(build_examples, lake=stack, seed=seed))
     refuse(findings)
     split = split_times(examples.time_us, gap_us=usecase.attribution_us)
     split = thin_negatives(split, examples.keys, examples.label, usecase.negatives.keep, seed=seed)
