@@ -168,7 +168,6 @@ def parity(
 
     Deep models need PyTorch: `make deep`.
     """
-    from definitions.layout import layout_of
     from pipelines.bench.parity import MODELS, run
     from pipelines.datasets import load_dataset
     from pipelines.triton_repository import Repository
@@ -181,7 +180,7 @@ def parity(
         wanted = tuple(name.strip() for name in models.split(",")) if models else MODELS
         with spare_triton() as (address, folder):
             repository = Repository(folder, settings.triton_templates)
-            result = run(layout_of(spec), data, address, repository, models=wanted, progress=bars)
+            result = run(spec, data, address, repository, models=wanted, progress=bars)
     report("parity", result, settings, as_json=json)
 
 

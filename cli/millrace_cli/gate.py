@@ -74,6 +74,7 @@ def promote_bundle(
         stored=kept_in(lake),
         mlflow=settings.mlflow,
         kafka=settings.kafka,
+        lake=None if dataset else lake,
         progress=bars,
     )
 

@@ -1,18 +1,22 @@
 """One model, three runtimes: the framework's scores against ONNX Runtime's and a real Triton's, row by row.
 
-Rows are those of training with cells knocked out: numbers that are NaN and ids that no vocabulary knows.
+Rows are those of training with cells knocked out, where they may be absent: numbers that the use case says how to fill
+are NaN (each policy in turn), and codes are 0, which is what an id becomes that no vocabulary knows.
 """
 
+import itertools
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from bundle import Bundle, Golden, Manifest, OnnxScorer, TrainingWindow, load_bundle, write_bundle
-from definitions.layout import Layout
+from definitions.features import Attribute, Feature
+from definitions.layout import Layout, layout_of
+from definitions.usecase import UseCase
 from threadpoolctl import threadpool_limits
 
 from pipelines.bench import at_least, at_most
@@ -29,6 +33,7 @@ from pipelines.triton_repository import Repository
 MODELS: Final = ("lr", "lightgbm", "xgboost", "lambdarank", "dcn_v2", "dlrm", "two_tower", "sequence")
 FIT_ROWS: Final = 15_000  # weights of any quality show whether runtimes agree
 ABSENT: Final = 0.02  # of the cells
+POLICIES: Final = ("indicator", "native_nan", "train_median", "own_code")
 THREADS: Final = 1
 
 
@@ -42,7 +47,7 @@ class Rows:
 
 
 def run(
-    layout: Layout,
+    usecase: UseCase,
     dataset: Dataset,
     triton: str,
     repository: Repository,
@@ -55,7 +60,7 @@ def run(
     """Fit each model, export it, deploy it, and score the same rows three times.
 
     Args:
-        layout: of the columns.
+        usecase: of the columns; its number attributes are read as ones that may be missing.
         dataset: where rows come from.
         triton: host:port of a Triton's gRPC.
         repository: what that Triton serves from.
@@ -69,15 +74,17 @@ def run(
         DeployError, UnavailableError: Triton refused, or does not answer.
     """
     progress.stage("build rows")
+    layout = layout_of(may_be_missing(usecase))
     log = Log.of_dataset(dataset)
     examples = build_examples(layout, log)
-    split = split_times(examples.time_us, gap_us=layout.usecase.attribution_us)
+    examples = replace(examples, features=without_some(examples.features, layout, seed))
+    split = split_times(examples.time_us, gap_us=usecase.attribution_us)
     late = np.flatnonzero(split.fit)[-FIT_ROWS:]
     split = split.fitted_on(np.isin(np.arange(len(examples)), late))
     data, _ = train_data(layout, examples, split, log=log, progress=progress)
-    ints = data.inputs.ints_of(layout, examples.user_ints, examples.item_ints)
+    ints = unknown_some(data.inputs.ints_of(layout, examples.user_ints, examples.item_ints), seed)
     asked = slice(0, rows or len(examples))
-    knocked = knock_out(Rows(examples.features[asked], ints[asked], examples.user_id[asked]), seed)
+    knocked = Rows(examples.features[asked], ints[asked], examples.user_id[asked])
     table = []
     with tempfile.TemporaryDirectory(prefix="millrace-parity-") as folder, threadpool_limits(THREADS):
         for name in models:
@@ -85,7 +92,8 @@ def run(
             table.append({"model": name, **_one(name, layout, data, knocked, triton, repository, Path(folder), seed)})
     result = {
         "what": f"{len(table)} models, each fitted on {len(late):,} rows of {dataset.source}, scored on "
-        f"{len(knocked.user_id):,} rows with {ABSENT:.0%} of the cells absent: framework, ONNX Runtime, Triton",
+        f"{len(knocked.user_id):,} rows with {ABSENT:.0%} of codes and number attributes absent, by framework, ONNX "
+        "Runtime and Triton",
         "models": [row["model"] for row in table],
         "rows": len(knocked.user_id),
         "max_abs": max(max(row["onnx_max_abs"], row["triton_max_abs"]) for row in table),
@@ -96,13 +104,40 @@ def run(
     return {**result, "bars": [*bars, at_least(result, "rows", PARITY_ROWS)]}
 
 
-def knock_out(rows: Rows, seed: int) -> Rows:
-    """The same with ABSENT of the numbers NaN and ABSENT of the codes 0, which is what an unseen id becomes."""
-    rng = np.random.default_rng(seed)
-    features, ints = rows.features.copy(), rows.ints.copy()
-    features[rng.random(features.shape) < ABSENT] = np.nan
-    ints[rng.random(ints.shape) < ABSENT] = 0
-    return Rows(features, ints, rows.user_id)
+def may_be_missing(usecase: UseCase) -> UseCase:
+    """The same, its number attributes filled by one policy each."""
+    policies = itertools.cycle(POLICIES)
+    return usecase.model_copy(
+        update={
+            "features": tuple(
+                each.model_copy(update={"missing": next(policies)}) if _is_number(usecase, each) else each
+                for each in usecase.features
+            )
+        }
+    )
+
+
+def without_some(features: npt.NDArray[np.float32], layout: Layout, seed: int) -> npt.NDArray[np.float32]:
+    """ABSENT of the cells of columns that may be missing become NaN."""
+    declared = [name for name, said in layout.usecase.encodings.items() if said.kind == "number" and said.missing]
+    places = [layout.feature_names.index(name) for name in declared]
+    out = features.copy()
+    out[:, places] = np.where(
+        np.random.default_rng(seed).random((len(out), len(places))) < ABSENT, np.nan, out[:, places]
+    )
+    return out
+
+
+def unknown_some(ints: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+    """ABSENT of the codes become 0."""
+    return np.where(np.random.default_rng(seed).random(ints.shape) < ABSENT, 0, ints)
+
+
+def _is_number(usecase: UseCase, feature: Feature) -> bool:
+    if not isinstance(feature, Attribute):
+        return False
+    specs = usecase.attributes.user if feature.of == "user" else usecase.attributes.item
+    return specs[feature.source].kind == "number"
 
 
 def _one(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ class Hearing:
     rows: Rows
     bars: Bars
     stored: Stored
+    build: leaks.Build
     faults: tuple[Reason, ...] = ()
 
     @property
@@ -71,7 +73,7 @@ class Hearing:
         if bundle is None:
             return Evidence(who, "", None, opened.faults)
         layout = bundle_layout(bundle, self.usecase)
-        examples = self.examples if layout.layout_hash == self.layout.layout_hash else build_examples(layout, self.log)
+        examples = self.examples if layout.layout_hash == self.layout.layout_hash else self.build(layout, self.log)
         ints = IntInputs.of(bundle, layout)(examples.user_ints, examples.item_ints)
         codes = np.empty((len(examples), 0), np.int64) if ints is None else ints
         test, model = self.split.test, bundle.model()
@@ -94,7 +96,11 @@ class Hearing:
         kept = self.stored(bundle)
         if kept is None:
             return [Reason("leak", "nobody kept the rows that it was trained on, and the log gives others")]
+        if len(kept[0]) == 0:
+            return []  # all were logged at serving: `millrace consistency` compares those
         shares = differing(layout.feature_names, examples, *kept)
+        if not shares:
+            return [Reason("leak", "none of the rows that it was trained on is one of the log's")]
         if wrong := {name: share for name, share in shares.items() if share > MOVED}:
             worst = sorted(wrong, key=lambda name: -wrong[name])
             named = ", ".join(f"{name} ({wrong[name]:.1%} of rows)" for name in worst[:5])
@@ -116,7 +122,14 @@ class Hearing:
 
 
 def prepare(
-    layout: Layout, log: Log, *, valid_from_us: int, test_from_us: int, stored: Stored, progress: Progress = SILENT
+    layout: Layout,
+    log: Log,
+    *,
+    valid_from_us: int,
+    test_from_us: int,
+    stored: Stored,
+    lake: Lake | None = None,
+    progress: Progress = SILENT,
 ) -> Hearing:
     """Rows of the log, checked for future, with the test rows from `test_from_us` on.
 
@@ -126,11 +139,12 @@ def prepare(
         valid_from_us: rows before it are for fitting.
         test_from_us: no model that is heard may have seen an event from then on.
         stored: gives the rows that a bundle was trained on.
+        lake: where impressions are, for use cases whose rows are shown items.
         progress: is told each step.
     """
-    usecase = layout.usecase
+    usecase, build = layout.usecase, partial(build_examples, lake=lake)
     progress.stage("rebuild the rows")
-    examples = build_examples(layout, log)
+    examples = build(layout, log)
     gap_us, times = usecase.attribution_us, examples.time_us
     split = Split(
         fit=times < valid_from_us - gap_us,
@@ -140,7 +154,7 @@ def prepare(
         test_from_us=test_from_us,
     )
     progress.stage("look for future in them")
-    found = leaks.structural(layout, log, examples)
+    found = leaks.structural(layout, log, examples, build=build)
     test, past = split.test, ~split.test
     cohorts = cohort_masks(
         examples.user_id[past], examples.item_id[past], examples.user_id[test], examples.item_id[test]
@@ -153,7 +167,7 @@ def prepare(
     )
     rows = Rows(examples.label[test], examples.user_id[test], cohorts)
     faults = tuple(Reason("leak", each.detail) for each in found if not each.holds)
-    return Hearing(usecase, layout, log, examples, split, rows, bars, stored, faults)
+    return Hearing(usecase, layout, log, examples, split, rows, bars, stored, build, faults)
 
 
 def differing(
@@ -162,8 +176,10 @@ def differing(
     keys: npt.NDArray[np.uint64],
     features: npt.NDArray[np.float32],
 ) -> dict[str, float]:
-    """Column -> share of the rows that both have, by `Examples.keys`, where the values differ."""
+    """Column -> share of the rows that both have, by `Examples.keys`, where values differ; {} if they share none."""
     _, ours, theirs = np.intersect1d(examples.keys, keys, return_indices=True)
+    if len(ours) == 0:
+        return {}
     apart = examples.features[ours] != features[theirs]
     return dict(zip(names, apart.mean(axis=0).tolist(), strict=True))
 
@@ -175,12 +191,15 @@ def kept_in(lake: Lake) -> Stored:
         training_set = f"{bundle.manifest.name}-{bundle.manifest.version}"
         found = (
             lake.scan("examples")
-            .filter(pl.col("training_set") == training_set, pl.col("source") == "backfill")
-            .select("user_id", "item_id", "request_id", "time_us", "features")
+            .filter(pl.col("training_set") == training_set)
+            .select("user_id", "item_id", "request_id", "time_us", "features", "source")
             .collect()
         )
         if found.height == 0:
             return None
+        found = found.filter(pl.col("source") == "backfill")
+        if found.height == 0:
+            return np.empty(0, np.uint64), np.empty((0, 0), np.float32)
         ids = (found[name].to_numpy() for name in ("user_id", "item_id", "request_id"))
         times = np.ascontiguousarray(found["time_us"].to_numpy()).view(np.uint64)
         return mixed(*ids, times), np.array(found["features"].to_list(), np.float32)

@@ -36,7 +36,7 @@ WORLD: Final = {"users": 400, "items": 700, "events": 40_000}
 COUNTED: Final = "i_rated_all"  # planted: the item's events at or before the row's own time
 TOLD: Final = "i_year"  # planted: the row's own action, read back
 MEANS: Final = "i_liked_all"  # planted: the item's mean label of all time
-WORTH: Final = 0.02  # AUC that a leak promises and serving does not keep
+SAID: Final = 5  # columns of one leak that the last line names
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def run() -> dict[str, object]:
     named, caught = {}, 0
     for name, (build, column) in PLANTED.items():
         found = red(layout, log, build)
-        named[name] = list(found.columns)
+        named[name] = [*found.columns[:SAID], *([f"{len(found.columns) - SAID} more"] if found.columns[SAID:] else [])]
         caught += column in found.columns and column in found.error
         _say(f"{name}: {found.error or 'NOT FOUND'}")
     clean = red(layout, log, build_examples)

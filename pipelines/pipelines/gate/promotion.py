@@ -8,6 +8,7 @@ from typing import Any
 from bundle import Manifest, Trust, load_bundle, read_manifest
 from definitions.layout import Layout
 from millrace.decisions.v1 import decisions_pb2 as pb
+from stores.offline import Lake
 from threadpoolctl import threadpool_limits
 
 from pipelines import decisions
@@ -61,6 +62,7 @@ def promote(
     stored: Stored,
     mlflow: Path,
     kafka: str,
+    lake: Lake | None = None,
     found: tuple[Reason, ...] = (),
     actor: str = "millrace promote",
     progress: Progress = SILENT,
@@ -75,6 +77,7 @@ def promote(
         stored: gives the rows that a bundle was trained on.
         mlflow: folder of MLflow's database and artifacts.
         kafka: bootstrap servers.
+        lake: where impressions are, for use cases whose rows are shown items.
         found: reasons from outside, such as a consistency report.
         actor: for the audit.
         progress: is told each step.
@@ -91,7 +94,7 @@ def promote(
     version = int(folder.name)
     served = champion_version(mlflow, usecase)
     champion = None if served is None or served == version else folder.parent / str(served)
-    verdict = hear(folder, champion, layout, log, trust=trust, stored=stored, found=found, progress=progress)
+    verdict = hear(folder, champion, layout, log, trust=trust, stored=stored, lake=lake, found=found, progress=progress)
     progress.stage("announce")
     kind, now = pb.DECISION_KIND_REFUSAL, served
     if verdict.promoted:
@@ -112,6 +115,7 @@ def hear(
     *,
     trust: Trust,
     stored: Stored,
+    lake: Lake | None = None,
     found: tuple[Reason, ...] = (),
     progress: Progress = SILENT,
 ) -> Verdict:
@@ -127,7 +131,13 @@ def hear(
     manifest, split = opened.bundle.manifest, opened.bundle.manifest.split
     seen_to_us = max(split.test_from_us, _seen_to(champion))
     heard = prepare(
-        layout, log, valid_from_us=split.valid_from_us, test_from_us=seen_to_us, stored=stored, progress=progress
+        layout,
+        log,
+        valid_from_us=split.valid_from_us,
+        test_from_us=seen_to_us,
+        stored=stored,
+        lake=lake,
+        progress=progress,
     )
     with threadpool_limits(THREADS):
         simpler = fitted(heard, manifest, progress=progress)
