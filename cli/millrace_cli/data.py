@@ -156,6 +156,7 @@ def load_into_stack(
                 newest_us=int(head.interactions.event_time_us.max(initial=0)),
                 shifted_ids=tuple(sorted(whole.shifted)),
                 text_ids=tuple(sorted(whole.textual)),
+                licence=whole.licence,
             ),
         )
     return LoadOutcome(whole, tail, published, visible_s, time.monotonic() - begun)
@@ -217,7 +218,7 @@ def replay_tail(
     from pipelines.errors import BadInputError
     from pipelines.replay import replay as run
     from pipelines.serving_view import pinned
-    from pipelines.training.examples import Log, build_examples
+    from pipelines.training.examples import Log, build_examples, of_events
     from stores.offline import Lake
 
     from pipelines import journal
@@ -239,7 +240,8 @@ def replay_tail(
     environment.flush_archiver(settings)
     layout = bundle_layout(serving.bundle, spec)
     log_now = Log.of_lake(Lake(settings.lake, spec.name), spec.dedupe_offsets)
-    return compare(served, events, serving.bundle, layout, build_examples(layout, log_now))
+    rows = build_examples(of_events(layout), log_now)  # replay scores events, whatever trains the model
+    return compare(served, events, serving.bundle, of_events(layout), rows)
 
 
 def show(agreement: Agreement) -> None:

@@ -32,6 +32,8 @@ class Loaded:
     shifted_ids: tuple[str, ...]
     text_ids: tuple[str, ...]
     replayed: bool = False
+    licence: str = ""
+    """Of the data, as its loader says it; a model that is trained on the archived events says it too."""
 
     @property
     def dataset(self) -> str | DataPaths:
@@ -43,6 +45,13 @@ class Loaded:
             None if self.items is None else Path(self.items),
             None if self.users is None else Path(self.users),
         )
+
+
+def licence_of(loaded: Loaded | None) -> str:
+    """The licence of what a stack holds, or plainly that nobody said one."""
+    if loaded is None:
+        return "unknown: the events came through the collector; ask whoever owns them."
+    return loaded.licence or f"unknown: {loaded.source} was loaded without one; ask whoever owns it."
 
 
 def path_of(home: Path, usecase: str) -> Path:

@@ -12,6 +12,7 @@ from pipelines.evaluation.metrics import Labels, Vector
 COLD_USERS, WARM_USERS = "cold users", "warm users"
 HEAD_ITEMS, TAIL_ITEMS = "head items", "tail items"
 ALL: Final = "all rows"
+COHORT_METRICS: Final = ("auc", "gauc", "logloss", "calibration")  # what reports and model cards say of each
 HEAD_SHARE: Final = 0.5  # of the past rows: the fewest items that make it up are the head
 
 Ids = npt.NDArray[np.uint64]

@@ -79,6 +79,7 @@ def train(
     lake: Lake | None = None,
     mlflow: Path | None = None,
     holdout: Dataset | None = None,
+    licence: str = "",
     examples_from: Mode = "backfill",
     reports: Path | None = None,
     revision: int = 1,
@@ -97,6 +98,7 @@ def train(
         mlflow: folder of MLflow's database and artifacts; None registers nothing.
         holdout: later events that are not in `source` yet (replay's): they count as the end of the time line, so the
             test rows may be events that the running stack has never seen.
+        licence: of the lake's events, for the model card; a data set says its own.
         examples_from: `logged` features, `backfill`, or `auto`: logged where there are any; a data set has none.
         reports: where the comparison of logged rows with a backfill is published; None publishes none.
         revision: of the online rows that the model will read.
@@ -135,8 +137,9 @@ def train(
         manifest = _manifest(usecase, layout, ladder, examples, split, log, exported.worst, name, version, seed)
         manifest = manifest.model_copy(update={"leaks": {found.check: found.holds for found in findings}})
         rows = {part: int(getattr(split, part).sum()) for part in ("fit", "valid", "test")}
-        licence = known.licence if known else ""
-        card.write_card(manifest, licence, rows, _gains(ladder), Path(aside) / "model_card.md")
+        licence = known.licence if known else licence
+        quality = _quality(ladder, examples, split)
+        card.write_card(manifest, licence, rows, _gains(ladder), Path(aside) / "model_card.md", quality)
         (Path(aside) / kept_usecase.FILE).write_bytes(kept_usecase.to_json(usecase))
         vocabularies = Path(aside) / VOCABULARIES
         vocabularies.mkdir()
@@ -229,6 +232,14 @@ def _manifest(
         parity={"onnx.max_abs": worst.max_abs, "onnx.flips": worst.flips, "rows": worst.rows},
         created_us=time.time_ns() // 1000,
     )
+
+
+def _quality(ladder: Ladder, examples: Examples, split: Split) -> card.Quality:
+    """Of the served model on the test rows."""
+    past, test = split.fit | split.valid, split.test
+    scores = ladder.trees.score(examples.features[test], ladder.ints[test])
+    known = (examples.user_id[past], examples.item_id[past])
+    return card.quality_of(examples.label[test], scores, examples.user_id[test], examples.item_id[test], known)
 
 
 def _gains(ladder: Ladder, top: int = 10) -> list[tuple[str, float]]:
