@@ -28,7 +28,8 @@ USER_WEIGHT = 5.0  # events by which a user's mean residual leans on 0
 KNN_SHRINK = 50.0  # common users at which a similarity counts half
 KNN_FLOOR = 1.0  # similarity by which the weighted mean leans on 0
 RIDGE, EASE = 100.0, 250.0
-_CHUNK = 20_000
+_CHUNK = 20_000  # rows scored at once
+_USERS = 4096  # users multiplied at once
 
 # Score of the use case -> its columns, and the matrix that they are read from.
 COLUMNS = {
@@ -180,17 +181,13 @@ def fit_history(inputs: Inputs, events: Interactions) -> History:
     overall = float(value.mean()) if len(value) else 0.0
     totals, counts = np.bincount(item, value, minlength=v), np.bincount(item, minlength=v)
     means = np.rint((totals + MEAN_WEIGHT * overall) / (counts + MEAN_WEIGHT) / RESIDUAL_STEP) * RESIDUAL_STEP
-    there, residual = np.zeros((len(users), v), np.float32), np.zeros((len(users), v), np.float32)
-    there[user, item] = 1
     gaps = value - means[item]
     # What a user gives above the items' means says nothing about the items.
     own = np.bincount(user, gaps, minlength=len(users)) / (np.bincount(user, minlength=len(users)) + USER_WEIGHT)
-    residual[user, item] = gaps - own[user]
+    common, product, squares = _products(user, item, gaps - own[user], (len(users), v))
     wanted = {MATRICES[score] for score in past.scores}
-    common, product = there.T @ there, residual.T @ residual
     matrices = {}
     if "knn" in wanted:
-        squares = (residual * residual).T @ there
         knn = product / np.sqrt(np.maximum(squares * squares.T, 1e-9)) * (common / (common + KNN_SHRINK))
         np.fill_diagonal(knn, 0)
         matrices["knn"] = Matrix.of(knn)
@@ -199,6 +196,29 @@ def fit_history(inputs: Inputs, events: Interactions) -> History:
     if "ease" in wanted:
         matrices["ease"] = Matrix.of(_regression(common, EASE))
     return History(inputs, means, matrices)
+
+
+def _products(
+    user: Ints, item: Ints, residual: npt.NDArray[np.float64], shape: tuple[int, int]
+) -> tuple[Floats, Floats, Floats]:
+    """For each two items float32 (v, v), over the users who have both: how many, the sums of r_i r_j and of r_i^2.
+
+    A user's newest event of an item counts. Users are taken in blocks, so that memory is bounded by the items.
+    """
+    users, v = shape
+    common, product, squares = (np.zeros((v, v), np.float32) for _ in range(3))
+    order = np.argsort(user, kind="stable")
+    user, item, residual = user[order], item[order], residual[order]
+    for start in range(0, users, _USERS):
+        rows = slice(*np.searchsorted(user, [start, start + _USERS]))
+        there = np.zeros((min(_USERS, users - start), v), np.float32)
+        given = np.zeros_like(there)
+        there[user[rows] - start, item[rows]] = 1
+        given[user[rows] - start, item[rows]] = residual[rows]
+        common += there.T @ there
+        product += given.T @ given
+        squares += (given * given).T @ there
+    return common, product, squares
 
 
 def _regression(gram: Floats, strength: float) -> Floats:

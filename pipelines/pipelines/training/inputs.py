@@ -13,6 +13,7 @@ from definitions.layout import Layout
 BASE, RELATIVE, HISTORY = "base", "relative", "history"
 ALL_GROUPS = (BASE, RELATIVE, HISTORY)
 MAX_CODES = 100_000  # of one column, the most frequent; also the rows of an embedding table
+MAX_HISTORY_ITEMS = 4000  # three matrices of 16-bit weights are 96 MB; a bundle's graph ends at 512 MiB
 MIN_ROWS = 5  # a rarer code is unknown: nothing can be learnt about it
 
 Ids = npt.NDArray[np.uint64]
@@ -136,9 +137,10 @@ class _Collector:
         """Candidate and history share one vocabulary: the candidates of the fit rows."""
         if self.layout.item_id_int is None:
             return None, None
-        vocabulary = _vocabulary(self.values[ITEM_ID])
+        compares = HISTORY in self.groups and bool(self.layout.graph_scores)
+        vocabulary = _vocabulary(self.values[ITEM_ID], MAX_HISTORY_ITEMS if compares else MAX_CODES)
         item = self._codes(ITEM_ID, [ITEM_ID], vocabulary)
-        if HISTORY not in self.groups or not self.layout.graph_scores:
+        if not compares:
             return item, None
         asked = self.layout.graph_scores[0]
         spec = next(h for h in self.layout.history_ints if h.history == asked.history)
@@ -154,11 +156,11 @@ class _Collector:
         return np.arange(first, len(self.int_names), dtype=np.int64)
 
 
-def _vocabulary(values: Ints) -> Ids:
+def _vocabulary(values: Ints, most: int = MAX_CODES) -> Ids:
     codes, counts = np.unique(np.ascontiguousarray(values).view(np.uint64), return_counts=True)
     known = (codes != 0) & (counts >= MIN_ROWS)
     codes, counts = codes[known], counts[known]
-    return np.sort(codes[np.argsort(-counts.astype(np.int64), kind="stable")[:MAX_CODES]])
+    return np.sort(codes[np.argsort(-counts.astype(np.int64), kind="stable")[:most]])
 
 
 def _is_slot(column: str, feature: str) -> bool:
