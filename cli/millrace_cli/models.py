@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from millrace_cli import environment, output
+from millrace_cli import comparing, environment, output
 from millrace_cli.environment import Bars
 from millrace_cli.errors import BadInput
 from millrace_cli.stack import Json
@@ -40,16 +40,29 @@ def train(
         ),
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Of the trainers.")] = 0,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="Compare every model on --dataset, three seeds, with intervals and leak checks; no bundle."
+        ),
+    ] = False,
+    search: Annotated[
+        int, typer.Option(min=0, help="So many trials for better parameters of --model, on validation rows only.")
+    ] = 0,
+    model: Annotated[str, typer.Option(help="What --search is for: lightgbm or xgboost.")] = "lightgbm",
     json: Json = False,
 ) -> None:
     """Train the ladder, export to ONNX with a parity check, write a bundle and register it.
 
-    Without --dataset the stack's lake is the source: `millrace load` fills it.
+    Without --dataset the stack's lake is the source: `millrace load` fills it. --all and --search need a data set.
     """
     from millrace_cli.settings import load
 
     settings = load()
     spec = environment.usecase(settings, usecase)
+    if every or search:
+        comparing.run(settings, spec, dataset, search=search, model=model, seed=seed, as_json=json)
+        return
     with Bars() as bars, environment.translated():
         result = train_bundle(
             settings, spec, dataset=dataset, holdout=None, examples_from=_mode(examples), seed=seed, bars=bars
