@@ -5,10 +5,11 @@ A planted graph is an honest one with nodes behind its score, so it passes admis
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -177,7 +178,7 @@ def slow(honest: Path, path: Path, columns: int, *, width: int = 1024, layers: i
     return _wrapped(honest, path, [nodes[0], *links, *tail], held)
 
 
-def _wrapped(honest: Path, path: Path, nodes: Sequence[NodeProto], held: dict[str, Array]) -> Path:
+def _wrapped(honest: Path, path: Path, nodes: Sequence[NodeProto], held: Mapping[str, Array]) -> Path:
     """`nodes` from `honest` (the former score) and `features` to `score`, behind the graph in `honest`."""
     model = onnx.load(honest)
     for node in model.graph.node:
@@ -196,7 +197,7 @@ def _wrapped(honest: Path, path: Path, nodes: Sequence[NodeProto], held: dict[st
     return path
 
 
-def _node(operator: str, *names: str, **attributes: int) -> NodeProto:
+def _node(operator: str, *names: str, **attributes: Any) -> NodeProto:
     return helper.make_node(operator, list(names[:-1]), [names[-1]], **attributes)
 
 

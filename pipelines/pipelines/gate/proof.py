@@ -37,7 +37,7 @@ from pipelines.training.ranker import ranker, train_data
 USECASE: Final = "movies"
 SEEDS: Final = 20
 FEW: Final = 0.05  # of the fit rows: what the first champion was trained on, so that a better model is possible
-SHAKE: Final = 0.5  # of a logit: a retrained model's scores lie about as far from its twin's
+SHAKE: Final = 0.5  # of a logit, evenly: the twin is as good, or a little worse
 CHAMPION, BETTER = 1, 2
 
 EXPECTED: Final = {
@@ -71,8 +71,16 @@ class World:
         return len(self.forge.layout.feature_names)
 
     def hear(self, folder: Path) -> Verdict:
-        """The whole gate."""
+        """The whole gate, from the log on."""
         return hear(folder, self.champion, self.forge.layout, self.log, trust=self.trust, stored=kept_in(self.lake))
+
+    def prepared(self) -> Hearing:
+        """What is the same for all that are planted: the gate's own rows, checked for future."""
+        split = self.forge.split
+        return prepare(
+            self.forge.layout, self.log, valid_from_us=split.valid_from_us, test_from_us=split.test_from_us,
+            stored=kept_in(self.lake),
+        )  # fmt: skip
 
 
 def build(home: Path) -> World:
@@ -132,15 +140,10 @@ def plant(world: World) -> dict[str, Path]:
     return folders
 
 
-def noise(world: World, seeds: int) -> tuple[int, int]:
+def noise(world: World, heard: Hearing, seeds: int) -> tuple[int, int]:
     """(promoted, heard): a random model and a shaken twin of the champion for each seed, once the better one reigns."""
     forge, honest = world.forge, world.forge.fallback
-    heard = prepare(
-        forge.layout, world.log, valid_from_us=forge.split.valid_from_us, test_from_us=forge.split.test_from_us,
-        stored=kept_in(world.lake),
-    )  # fmt: skip
-    champion = champion_evidence(heard, world.better)
-    simpler = [heard.simple_floor]
+    champion, simpler = champion_evidence(heard, world.better), [heard.simple_floor]
     rate = float(forge.examples.label[forge.split.fit].mean())
     promoted = version = 0
     for seed in range(seeds):
@@ -168,21 +171,24 @@ def run(home: Path, *, seeds: int = SEEDS) -> dict[str, object]:
     began = time.monotonic()
     with threadpool_limits(1):
         world = build(home)
+        folders = plant(world)
+        heard = world.prepared()
+        champion, simpler = champion_evidence(heard, world.champion), [heard.simple_floor]
         reasons, refused = {}, 0
-        for name, folder in plant(world).items():
-            verdict = world.hear(folder)
+        for name, folder in folders.items():
+            verdict = _judged(heard, folder, world.trust, champion, simpler, 0)
             told = [reason for reason in verdict.reasons if reason.rule == EXPECTED[name]]
             reasons[name] = str(told[0]) if told else f"promoted, or refused for something else: {verdict}"
             refused += bool(told)
             _say(f"{name}: {'promoted' if verdict.promoted else 'refused'}: {verdict}")
         better = world.hear(world.better)
         _say(f"better: {'promoted' if better.promoted else 'refused'}: {better}")
-        promoted, heard = noise(world, seeds)
+        promoted, noisy = noise(world, heard, seeds)
     return {
         "refused": refused,
         "planted": len(EXPECTED),
         "noise_promoted": promoted,
-        "noise_heard": heard,
+        "noise_heard": noisy,
         "seeds": seeds,
         "better_promoted": better.promoted,
         "reasons": {**reasons, "better": str(better)},
