@@ -120,4 +120,5 @@ def test_the_ladder_reports_means_over_seeds_with_intervals() -> None:
     ease = found["ease"]
     assert ease["ndcg_at_10_lo"] <= ease["ndcg_at_10"] <= ease["ndcg_at_10_hi"]
     assert ease["ndcg_at_10_over_popularity_lo"] > 0
+    assert ease["ndcg_at_10_refitted"] >= ease["ndcg_at_10"] - 0.05
     assert found == evaluate_retrieval(user, item, models=("popularity", "ease"), seeds=(0, 1))
