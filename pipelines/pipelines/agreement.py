@@ -53,9 +53,19 @@ def compare(
 ) -> Agreement:
     """Join `served` (whose rows are places in `events`) with `examples` by event id, and evaluate both.
 
+    Served events whose attribution window had not closed by the newest of `events` have no label yet and are left out.
+
     Raises:
         TrainingError: a served event has no offline row.
     """
+    waits_us = layout.usecase.attribution_us
+    if waits_us:
+        served = served.take(events.event_time_us[served.row] + waits_us <= events.event_time_us.max(initial=0))
+        if not len(served.row):
+            raise TrainingError(
+                f"no label is known yet: all that was served lies within the window of {waits_us / 1e6:,.0f} s before "
+                "the newest event; replay more"
+            )
     event_id = events.event_id[served.row]
     order = np.argsort(examples.event_id)
     place = np.searchsorted(examples.event_id, event_id, sorter=order)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -58,6 +58,11 @@ class Served:
     feature_age_us: npt.NDArray[np.int64]
     waited_us: npt.NDArray[np.int64]
     asked_again: int
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> "Served":
+        """The scored events of a mask."""
+        names = ("row", "score", "rung", "model_version", "feature_age_us", "waited_us")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
 
 @dataclass(frozen=True, slots=True)

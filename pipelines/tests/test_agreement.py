@@ -8,6 +8,7 @@ import pytest
 from bundle import Bundle
 from definitions.events import EventColumns
 from definitions.layout import Layout, layout_of
+from definitions.learning import Target
 from definitions.usecase import UseCase
 from pipelines.agreement import compare
 from pipelines.errors import TrainingError
@@ -100,6 +101,21 @@ def test_one_score_that_is_off_is_seen(
     assert 1 / N == found.disagree
     assert found.gap == pytest.approx(20 / 400)
     assert found.max_abs == pytest.approx(1 / (1 + np.exp(-3.9)), abs=1e-6)
+
+
+def test_a_served_event_whose_label_is_still_open_is_left_out(
+    served: Served, bundle: Bundle, layout: Layout, examples: Examples
+) -> None:
+    """Where labels come later, the newest events have no offline row: that is no missing archive."""
+    label = Target.model_validate({"examples": ["view"], "positive": ["rate"], "window": "10s"})
+    waiting = replace(layout, usecase=layout.usecase.model_copy(update={"label": label}))
+    times = np.arange(N) * 1_000_000
+    events = EventColumns.of(N, event_id=range(1, N + 1), user_id=[7] * N, event_time_us=times)
+    known = examples.take(examples.event_id <= N - 10)
+
+    assert N - 10 == compare(served, events, bundle, waiting, known).rows
+    with pytest.raises(TrainingError, match="replay more"):
+        compare(served.take(served.row >= N - 10), events, bundle, waiting, known)
 
 
 def test_an_event_without_an_offline_row_is_no_agreement(

@@ -40,7 +40,7 @@ def views(usecase: UseCase, events: EventColumns, known_until_s: float = 1e6) ->
 
 
 def test_a_view_is_positive_if_a_positive_event_follows_in_time(feed: UseCase) -> None:
-    """Of the same user and item, not before it, before the window ends; the event behind the label is named."""
+    """Of the same user and item, not before it, before the window ends. The row keeps the id of its own event."""
     events = log(
         (1, 7, VIEW, 0, 100, 0),
         (1, 7, LIKE, 0, 100, 0),  # in the same second: after it as far as one can tell
@@ -58,11 +58,11 @@ def test_a_view_is_positive_if_a_positive_event_follows_in_time(feed: UseCase) -
     labels = views(feed, events)
 
     assert [1, 0, 0, 0, 1] == labels.label.tolist()
-    assert [102, 103, 106, 107, 111] == labels.event_id.tolist()
+    assert [101, 103, 106, 107, 109] == labels.event_id.tolist()
 
 
 def test_a_regression_predicts_the_value_that_followed(feed: UseCase) -> None:
-    """The first one in the window, 0 where none came, and that event is behind the row."""
+    """The first one in the window, 0 where none came."""
     label = feed.label.model_copy(update={"value": "watch"})
     events = log(
         (1, 7, VIEW, 0, 100, 0),
@@ -75,7 +75,7 @@ def test_a_regression_predicts_the_value_that_followed(feed: UseCase) -> None:
     labels = views(feed.model_copy(update={"label": label}), events)
 
     assert [12.5, 0] == labels.value.tolist()
-    assert [103, 105] == labels.event_id.tolist()
+    assert [101, 105] == labels.event_id.tolist()
 
 
 def test_a_request_joins_its_own_answers_only(feed: UseCase) -> None:

@@ -13,6 +13,7 @@ from definitions.backfill import Backfilled, backfill
 from definitions.dedupe import first_occurrences
 from definitions.events import EventColumns
 from definitions.layout import Layout
+from definitions.learning import Negatives
 from definitions.usecase import UseCase
 from millrace.events.v1 import events_pb2 as pb
 from stores.offline import Lake
@@ -98,10 +99,10 @@ class Examples:
 
     features float32 (n, F), user_ints int64 (n, Ku), item_ints int64 (n, Ki) as the layout names them; label int64 (n,)
     0/1; weight float32 (n,); user_id, item_id uint64 (n,); time_us int64 (n,), when the features were evaluated.
-    Provenance: event_id uint64 (n,), of the event that gave the label, else of the row's own (0: neither); request_id
-    uint64 (n,), what the row answers (0 = organic); logged bool (n,): whether the features are those that the model
-    scored then, else they were backfilled. `value` float32 (n,), what a regression predicts; `heads`: name -> float32
-    (n,).
+    Provenance: event_id uint64 (n,), of the row's own event, else of the one that gave the label (0: neither);
+    request_id uint64 (n,), what the row answers (0 = organic); logged bool (n,): whether the features are those that
+    the model scored then, else they were backfilled. `value` float32 (n,), what a regression predicts; `heads`: name ->
+    float32 (n,).
     """
 
     features: npt.NDArray[np.float32]
@@ -122,6 +123,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.label)
 
+    def take(self, rows: npt.NDArray[np.bool_]) -> "Examples":
+        """Those of a mask."""
+        arrays = {name: column[rows] for name, column in vars(self).items() if isinstance(column, np.ndarray)}
+        return replace(self, **arrays, heads={name: column[rows] for name, column in self.heads.items()})
+
     @property
     def keys(self) -> npt.NDArray[np.uint64]:
         """What tells a row from the others, uint64 (n,): the same in every training set that has it."""
@@ -135,6 +141,11 @@ class Examples:
         for column in columns:
             state.update(column.tobytes())
         return state.hexdigest()
+
+
+def of_events(layout: Layout) -> Layout:
+    """The same with every event that the label calls an example as a row, wherever training takes its negatives."""
+    return replace(layout, usecase=layout.usecase.model_copy(update={"negatives": Negatives()}))
 
 
 def build_examples(

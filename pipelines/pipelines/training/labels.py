@@ -20,8 +20,8 @@ Column = TypeVar("Column", bound=np.generic)
 @dataclass(frozen=True, eq=False)
 class Labels:
     """Of n candidates. `label` int64 0/1; `value` float32, of a regression (0 without `label.value`); `heads`: name ->
-    float32, 0/1 or a value. `event_id` uint64: the event that gave the label, else the candidate's own, 0 if there is
-    neither. `closed`: whether the label is final.
+    float32, 0/1 or a value. `event_id` uint64: the candidate's own event, else the event that gave the label, 0 if
+    there is neither. `closed`: whether the label is final.
     """
 
     label: Ints
@@ -56,7 +56,7 @@ def label_candidates(usecase: UseCase, candidates: Candidates, events: EventColu
     value = np.zeros(len(candidates), np.float32)
     if usecase.label.value is not None:
         value, event_id = found.value(usecase, {usecase.label.value: Condition()})
-    own = (event_id == 0) & (candidates.event != NONE)
+    own = candidates.event != NONE
     event_id[own] = events.event_id[candidates.event[own]]
     heads = {}
     for name, head in usecase.heads.items():

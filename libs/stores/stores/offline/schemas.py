@@ -160,7 +160,7 @@ EXAMPLES: Final = TableSpec(
     pa.schema(
         [
             ("request_id", U64),  # 0: not logged at serving but backfilled
-            ("event_id", U64),  # the event that gave the label; 0: a candidate without one
+            ("event_id", U64),  # the example itself, or what answered the shown item; 0: nothing did
             ("user_id", U64),
             ("item_id", U64),
             ("time_us", pa.int64()),  # when the features were evaluated
