@@ -7,7 +7,7 @@ report that was cut off, or has one more row, trains only what is new.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 import pipelines
 from pipelines.datasets.split import Split, split_times
 from pipelines.progress import SILENT, Progress
+from pipelines.retrieval.ladder import evaluate_retrieval
 from pipelines.training import baselines
 from pipelines.training.examples import Examples, Log, build_examples
 from pipelines.training.inputs import ALL_GROUPS, BASE, HISTORY, RELATIVE
@@ -149,12 +150,28 @@ class Study:
             self._fitted[trial] = Fitted(model, data, test)
         return self._fitted[trial]
 
+    def retrieval(self, models: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
+        """Lists of ten out of the catalogue, of one split of every user's items: `retrieval.ladder`'s figures."""
+        told = json.dumps(["retrieval", *models, self.key, code_digest(("retrieval",))])
+        path = None if self.kept is None else self.kept / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.json"
+        if path is not None and path.exists():
+            found: Mapping[str, Mapping[str, float]] = json.loads(path.read_text(encoding="utf-8"))
+            return found
+        chosen = self.usecase.is_example(self.log.events.action)
+        users, items = self.log.events.user_id[chosen], self.log.events.item_id[chosen]
+        with threadpool_limits(self.threads):
+            found = evaluate_retrieval(users, items, models=models, seeds=(0,))
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(found), encoding="utf-8")
+        return found
+
     def _score(self, trial: Trial) -> Scores:
         fitted = self.fitted(trial)
         return fitted.ranker.score(fitted.test.features, fitted.test.ints)
 
     def _score_at(self, fitted: Fitted, lag_us: int) -> Scores:
-        late = self._late(lag_us)
+        late = self.late(lag_us)
         ints = fitted.data.inputs.ints_of(self.layout, late.user_ints[self.split.test], late.item_ints[self.split.test])
         return fitted.ranker.score(late.features[self.split.test], ints)
 
@@ -170,7 +187,7 @@ class Study:
         columns = replace(trial, model="", seed=0)
         if columns not in self._prepared:
             layout = layout_of(variant(self.usecase, trial), self.revision)
-            examples = self._late(trial.lag_us)
+            examples = self.late(trial.lag_us)
             if trial.hidden:
                 examples = without_attributes(layout, examples, trial.hidden)
             with threadpool_limits(self.threads):
@@ -180,7 +197,7 @@ class Study:
             self._prepared[columns] = data, test
         return self._prepared[columns]
 
-    def _late(self, lag_us: int) -> Examples:
+    def late(self, lag_us: int) -> Examples:
         """The rows with features as they were `lag_us` before each: what a store that is so far behind would serve.
 
         User and item columns are those of time - lag, windows and recency included, as a store keeps them that wrote
