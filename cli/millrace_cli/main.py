@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "millrace_cli.data:replay",
         "Run the loaded data's tail through the stack, scored before published.",
     ),
+    "simulate": ("millrace_cli.simulate:simulate", "Let users of a world with known truth ask, react and report."),
     "rank": ("millrace_cli.ask:rank", "Order items for a user."),
     "recommend": ("millrace_cli.ask:recommend", "Find and order items for a user."),
     "train": ("millrace_cli.models:train", "Train the ladder, export it and write a bundle."),

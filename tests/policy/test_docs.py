@@ -19,7 +19,7 @@ from millrace_cli.main import COMMANDS, Commands
 from servicekit.settings import ProcessSettings, declared_names, settings_table
 
 ROOT = Path(__file__).parents[2]
-SERVICES = ("collector", "features", "archiver", "gateway")
+SERVICES = ("collector", "features", "archiver", "gateway", "simulator")
 SETTINGS = {
     **{f"services/{name}/README.md": f"{name}.settings" for name in SERVICES},
     "pipelines/README.md": "pipelines.settings",
