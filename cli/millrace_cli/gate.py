@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from millrace_cli import environment, models, output
+from millrace_cli import environment, models, output, revisions
 from millrace_cli.environment import Bars
 from millrace_cli.errors import GateSaidNo
 from millrace_cli.models import Usecase
 from millrace_cli.stack import Json
 
 if TYPE_CHECKING:
+    from definitions.layout import Layout
     from definitions.usecase import UseCase
+    from pipelines.gate.judge import Reason
     from pipelines.gate.promotion import Promotion
 
     from millrace_cli.settings import Settings
@@ -53,14 +55,17 @@ def promote_bundle(
     """Ask the gate. Raises the pipelines' errors."""
     from bundle import Trust
     from definitions.layout import layout_of
+    from pipelines.consistency import latest
     from pipelines.datasets import load_dataset
     from pipelines.gate.hearing import kept_in
+    from pipelines.gate.opening import inconsistent
     from pipelines.gate.promotion import promote as run
     from pipelines.signing import trusted
     from pipelines.training.examples import Log
     from stores.offline import Lake
 
     lake = Lake(settings.lake, spec.name)
+    layout = layout_of(spec, revisions.revision_of(settings, spec))
     if dataset is None:
         environment.flush_archiver(settings)
         log = Log.of_lake(lake, spec.dedupe_offsets)
@@ -68,15 +73,28 @@ def promote_bundle(
         log = Log.of_dataset(load_dataset(dataset, spec, cache=settings.datasets, progress=bars))
     return run(
         models.bundle_folder(settings, spec, version),
-        layout_of(spec, settings.revision),
+        layout,
         log,
         trust=Trust(trusted(settings).keys),  # required, in development too
         stored=kept_in(lake),
         mlflow=settings.mlflow,
         kafka=settings.kafka,
         lake=None if dataset else lake,
+        found=inconsistent(latest(settings.reports, spec.name)),
         progress=bars,
     )
+
+
+def _inconsistent(settings: Settings, layout: Layout) -> list[Reason]:
+    """The last consistency report's no, if it is of the layout that the version reads."""
+    from pipelines.consistency import latest
+    from pipelines.gate.judge import Reason
+
+    report = latest(settings.home, layout.usecase.name)
+    if report is None or not report.logic or report.layout_hash != f"{layout.layout_hash:08x}":
+        return []
+    text = f"{report.logic} of {report.cells} served values are explained by neither offsets nor ties: {report.path}"
+    return [Reason("consistency", text)]
 
 
 def _print(result: Promotion) -> None:

@@ -11,12 +11,14 @@ from bundle import Manifest, OnnxScorer, Trust, read_manifest
 from definitions.layout import Layout, layout_of
 from definitions.usecase import find_usecase
 from onnx import TensorProto, helper, numpy_helper
+from pipelines.consistency import latest
+from pipelines.consistency.run import publish
 from pipelines.datasets import build_dataset
 from pipelines.datasets.split import split_times
 from pipelines.datasets.synthetic import synthetic_world
 from pipelines.gate import planted
 from pipelines.gate.hearing import Hearing, differing, prepare
-from pipelines.gate.opening import incomplete, latency_ms, open_bundle
+from pipelines.gate.opening import incomplete, inconsistent, latency_ms, open_bundle
 from pipelines.signing import development_key, signer
 from pipelines.training.examples import Examples, Log, build_examples
 from pipelines.training.inputs import Inputs
@@ -140,6 +142,15 @@ def test_what_a_manifest_must_say(world: World, write: Callable[..., Path]) -> N
     assert ("manifest", "says nothing of commit, trials, leaks") == (gap.rule, gap.text)
     (leak,) = incomplete(whole.model_copy(update={"leaks": {"future": False}}))
     assert "leak" == leak.rule
+
+
+def test_a_consistency_report_with_unexplained_values_blocks(tmp_path: Path) -> None:
+    """The last one counts; without any, nothing is known against it."""
+    assert latest(tmp_path, "movies") is None
+    assert () == inconsistent(None)
+    for logic in (3, 0):
+        publish({"usecase": "movies", "logic": logic}, tmp_path)
+        assert bool(logic) == bool(inconsistent(latest(tmp_path, "movies")))
 
 
 def test_the_time_of_a_request_is_measured(world: World, tmp_path: Path) -> None:

@@ -4,6 +4,6 @@ Every impression names the offsets of the user's row and the marker of each part
 offsets the recomputation must agree exactly; as of the impression's time it shows how far the online side was behind.
 """
 
-from pipelines.consistency.run import run
+from pipelines.consistency.run import latest, run
 
-__all__ = ["run"]
+__all__ = ["latest", "run"]

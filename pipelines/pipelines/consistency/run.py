@@ -1,10 +1,7 @@
 """The consistency job: sample, recompute, compare, report."""
 
-import json
-import os
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from definitions.layout import Layout
@@ -68,16 +65,6 @@ def run(
             "archived: millrace replay"
         )
     return _result(layout, compared, done, counted, age_tolerance_s, logs)
-
-
-def publish(result: Mapping[str, Any], reports: Path) -> Path:
-    """Write the result as `consistency-<usecase>.json`, whole or not at all; its path."""
-    reports.mkdir(parents=True, exist_ok=True)
-    path = reports / f"consistency-{result['usecase']}.json"
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(result, indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(aside, path)
-    return path
 
 
 def _positions(lake: Lake, log_id: str, usecase: str, facts: Facts) -> dict[int, int]:

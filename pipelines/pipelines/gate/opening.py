@@ -1,8 +1,10 @@
 """Whether a bundle may be looked at at all, what its manifest says about its making, and how long its graph takes."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +74,13 @@ def incomplete(manifest: Manifest) -> tuple[Reason, ...]:
     if failed:
         faults.append(Reason("leak", f"its training says that {', '.join(failed)} did not hold"))
     return tuple(faults)
+
+
+def inconsistent(report: Mapping[str, Any] | None) -> tuple[Reason, ...]:
+    """Of the last `millrace consistency`: served features that neither offsets nor ties explain block every model."""
+    logic = int(report["logic"]) if report else 0
+    said = f"{logic} served values are explained by neither offsets nor ties; see millrace consistency"
+    return (Reason("consistency", said),) if logic else ()
 
 
 def parity_of(manifest: Manifest) -> Parity | None:
