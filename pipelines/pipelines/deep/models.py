@@ -139,7 +139,7 @@ class Attention(nn.Module):
         self.norm, self.norm_out = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.pair = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
-        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
 
     def forward(self, candidate: Tensor, history: Tensor, known: Tensor) -> Tensor:
         """candidate (n, d), history (n, k, d), known bool (n, k) -> (n, d)."""
@@ -249,9 +249,13 @@ def build(
 
 
 def mlp(width: int, hidden: tuple[int, ...]) -> nn.Sequential:
-    """Linear layers with ReLU after each."""
+    """Linear layers with SiLU after each.
+
+    Not ReLU: at its kink a rounding error switches a row's gradient on or off, which Adam makes a step of full size, and
+    several processes leave the loss curve of one (docs/adr/0033-deep-models-by-torch.md).
+    """
     layers: list[nn.Module] = []
     for size in hidden:
-        layers += [nn.Linear(width, size), nn.ReLU()]
+        layers += [nn.Linear(width, size), nn.SiLU()]
         width = size
     return nn.Sequential(*layers)

@@ -25,25 +25,39 @@ class World:
         return self.rank == 0
 
 
+@dataclass(frozen=True)
+class Place:
+    """For processes that torchrun did not start: rank among `size`, who meet at `address`, host:port of rank 0."""
+
+    address: str
+    rank: int
+    size: int
+
+
 def alone() -> World:
     """One process, on the GPU if there is one."""
     return World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 @contextmanager
-def world() -> Iterator[World]:
-    """The world that this process was started into: by `torchrun` with others, else alone.
+def world(place: Place | None = None) -> Iterator[World]:
+    """The world that this process was started into: at `place`, or by `torchrun` with others, else alone.
 
     NCCL and one GPU a process where CUDA is there, else gloo on the CPU.
     """
-    if not dist.is_torchelastic_launched():
+    if place is None and not dist.is_torchelastic_launched():
         yield alone()
         return
     cuda = torch.cuda.is_available()
-    device = torch.device("cuda", dist.get_node_local_rank()) if cuda else torch.device("cpu")
-    if cuda:
+    device = torch.device("cpu")
+    if cuda:  # Ray shows each actor its own GPU only, torchrun all of the machine's
+        device = torch.device("cuda", dist.get_node_local_rank() if place is None else 0)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    backend = "nccl" if cuda else "gloo"
+    if place is None:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, init_method=f"tcp://{place.address}", rank=place.rank, world_size=place.size)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
     finally:
