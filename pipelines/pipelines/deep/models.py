@@ -251,8 +251,8 @@ def build(
 def mlp(width: int, hidden: tuple[int, ...]) -> nn.Sequential:
     """Linear layers with SiLU after each.
 
-    Not ReLU: at its kink a rounding error switches a row's gradient on or off, which Adam makes a step of full size, and
-    several processes leave the loss curve of one (docs/adr/0033-deep-models-by-torch.md).
+    Not ReLU: at its kink a rounding error switches a row's gradient on or off, which Adam makes a step of full size,
+    and several processes leave the loss curve of one (docs/adr/0033-deep-models-by-torch.md).
     """
     layers: list[nn.Module] = []
     for size in hidden:
