@@ -1,4 +1,4 @@
-"""`millrace train`, `evaluate`, `deploy` and `rollback`: from the lake to what serves, and back."""
+"""`millrace train`, `deploy` and `rollback`: from the lake to what serves, and back."""
 
 from __future__ import annotations
 
@@ -104,6 +104,7 @@ def train_bundle(
     from stores.offline import Lake
 
     from millrace_cli import revisions
+    from pipelines import journal
 
     lake = Lake(settings.lake, spec.name)
     revision = revisions.revision_of(settings, spec)
@@ -124,6 +125,7 @@ def train_bundle(
         lake=lake,
         mlflow=settings.mlflow,
         holdout=holdout,
+        licence=journal.licence_of(journal.read(settings.home, spec.name)) if dataset is None else "",
         examples_from=examples_from,
         reports=settings.reports,
         revision=revision,
@@ -156,54 +158,6 @@ def metrics_table(title: str, models: dict[str, dict[str, float | None]]) -> Any
     for model, metrics in models.items():
         table.add_row(model, *("-" if metrics[name] is None else f"{metrics[name]:.4f}" for name in names))
     return table
-
-
-def evaluate(usecase: Usecase = None, version: Version = None, json: Json = False) -> None:
-    """Measure a bundle on the newest tenth of what the stack archived, point in time, beside the simplest models."""
-    from millrace_cli.settings import load
-
-    settings = load()
-    spec = environment.usecase(settings, usecase)
-    with Bars() as bars, environment.translated():
-        figures = evaluate_bundle(settings, spec, version, bars)
-    if json:
-        output.emit(figures, home=settings.home)
-    else:
-        title = f"version {figures['version']} on {figures['rows']:,} rows, the newest tenth of the lake"
-        output.out.print(metrics_table(title, figures["models"]))
-
-
-def evaluate_bundle(settings: Settings, spec: UseCase, version: int | None, bars: Bars) -> dict[str, Any]:
-    """The bundle's figures on the test part of the lake's examples. Raises the pipelines' errors."""
-    from bundle import bundle_layout, load_bundle
-    from pipelines.agreement import offline_scores
-    from pipelines.datasets import split_times
-    from pipelines.evaluation.metrics import evaluate as measure
-    from pipelines.training.baselines import constant, streaming_item_mean
-    from pipelines.training.examples import Log, build_examples
-    from stores.offline import Lake
-
-    bundle = load_bundle(bundle_folder(settings, spec, version))
-    layout = bundle_layout(bundle, spec)
-    bars.stage("build examples")
-    environment.flush_archiver(settings)
-    lake = Lake(settings.lake, spec.name)
-    examples = build_examples(layout, Log.of_lake(lake, spec.dedupe_offsets), lake=lake)
-    split = split_times(examples.time_us, gap_us=spec.attribution_us)
-    test, label, users = split.test, examples.label[split.test], examples.user_id[split.test]
-    base_rate = float(examples.label[split.fit].mean())
-    scores = {
-        "constant": constant(examples.label[split.fit], int(test.sum())),
-        "item_mean": streaming_item_mean(examples.item_id, examples.time_us, examples.label, base_rate)[test],
-        bundle.manifest.name: offline_scores(bundle, layout, examples, 2)[test].astype(float),
-    }
-    return {
-        "version": bundle.manifest.version,
-        "rows": int(test.sum()),
-        "test_from_us": split.test_from_us,
-        "trained_to_us": bundle.manifest.window.to_us,
-        "models": {name: measure(label, values, users).as_dict() for name, values in scores.items()},
-    }
 
 
 def bundle_folder(settings: Settings, spec: UseCase, version: int | None) -> Any:

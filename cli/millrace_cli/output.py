@@ -58,7 +58,7 @@ def ran_on(home: Path | None = None) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {"python": platform.python_version(), **_versions(), **servers},
     }
 
@@ -83,7 +83,7 @@ def _versions() -> dict[str, str]:
 
 
 @cache
-def _commit() -> str | None:
+def commit() -> str | None:
     """Commit of the checkout, with `+` where files differ from it; None where this is no checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:

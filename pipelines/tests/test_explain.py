@@ -1,17 +1,26 @@
 """Contributions add up to the raw score, are those of the framework, and come from the bundle's graph alone."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import xgboost
-from bundle import Golden, Manifest, OnnxScorer, TrainingWindow, load_bundle, write_bundle
+from bundle import Bundle, Golden, Manifest, OnnxScorer, TrainingWindow, load_bundle, write_bundle
+from definitions.events import EventColumns
+from definitions.item_snapshot import ItemSnapshot
+from definitions.layout import layout_of
+from definitions.usecase import UseCase
+from definitions.user_state import UserTable
+from millrace.events.v1 import events_pb2 as pb
 from pipelines.evaluation.metrics import auc
 from pipelines.explain import GraphExplainer, contributions
 from pipelines.explain.additive import Contributions, logit
 from pipelines.explain.blackbox import Block, blocks_of, permutation_importance, shapley
 from pipelines.explain.rankers import reference_row
+from pipelines.explain.served import explain_items
 from pipelines.training.encoding import Encoder, Native, OneHot
 from pipelines.training.inputs import CodeColumn, Inputs
 from pipelines.training.linear import LinearRanker, fit_linear, sigmoid
@@ -153,3 +162,27 @@ def test_why_one_item_lies_above_another() -> None:
     assert ["g", "a"] == [each.name for each in gaps]
     assert found.raw[0] - found.raw[1] == pytest.approx(sum(each.gap or 0 for each in gaps))
     assert (1.0, 2.0) == (gaps[1].value, gaps[1].other)
+
+
+def test_served_items_are_explained_as_the_gateway_sees_them(
+    films: UseCase, make_bundle: Callable[..., Bundle]
+) -> None:
+    """From row and snapshot: best first, the column that the model reads and nothing else; an unknown user is told."""
+    layout = layout_of(films)
+    events = EventColumns.of(1, event_id=[1], user_id=[7], item_id=[501], action=[1], value=[5.0], event_time_us=[1])
+    users, items = UserTable(layout), ItemSnapshot(layout)
+    users.fold(events)
+    for item, year in ((501, 3), (502, 8)):
+        items.put_item(pb.Item(id=item, attributes={"year": pb.AttributeValue(number=year)}))
+    bundle = make_bundle(layout, {"i_year": 0.1, "u_rated_all": 0.3})
+
+    told = explain_items(layout, bundle, users.row(7, 1), items, [501, 502], 1000).as_dict(3)
+    stranger = explain_items(layout, bundle, None, items, [501], 1000).as_dict(3)
+
+    assert [502, 501] == [each["item_id"] for each in told["items"]]
+    assert [0.8 + 0.3, 0.3 + 0.3] == pytest.approx([each["raw"] for each in told["items"]], abs=1e-5)
+    assert {"i_year", "u_rated_all"} <= {each["name"] for each in told["items"][0]["features"]}
+    assert "i_year" == told["above"]["features"][0]["name"]
+    assert 0.5 == pytest.approx(told["above"]["features"][0]["gap"], abs=1e-5)
+    assert (True, False, None) == (told["known_user"], stranger["known_user"], stranger["above"])
+    assert "NaN" not in json.dumps(told)

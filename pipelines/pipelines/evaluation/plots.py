@@ -81,7 +81,7 @@ def by_lag(labels: Sequence[str], values: Sequence[Interval], retrained: Mapping
         for i, (name, each) in enumerate(retrained.items()):
             error = [[max(each.value - each.low, 0)], [max(each.high - each.value, 0)]]
             axes.errorbar(
-                [list(labels).index(name) + 0.12], [each.value], yerr=error, fmt="s", ms=5, capsize=2, color=COLOURS[1],
+                [list(labels).index(name) + 0.3], [each.value], yerr=error, fmt="s", ms=5, capsize=2, color=COLOURS[1],
                 label="trained on features of that age" if i == 0 else None,
             )  # fmt: skip
         axes.set_xticks(places, list(labels))
