@@ -28,13 +28,14 @@ def consistency(
     """Recompute logged features from the lake, below the offsets that they name and as of their time.
 
     Exit 1 if one differs that offsets and ties do not explain. With a stack up its archive is brought up to date first;
-    the report is `reports/consistency-<usecase>.json` in MILLRACE_HOME.
+    the report is `reports/consistency-<usecase>.json` in MILLRACE_HOME, where the gate reads it, and for Prometheus
+    `reports/metrics/consistency-<usecase>.prom`.
     """
     from definitions.layout import layout_of
     from local_stack.home import Home
     from local_stack.state import StackState
     from pipelines.consistency import run
-    from pipelines.consistency.run import publish
+    from pipelines.consistency.report import publish
     from stores.offline import Lake
 
     from millrace_cli.settings import load

@@ -13,9 +13,7 @@ from millrace_cli.models import Usecase
 from millrace_cli.stack import Json
 
 if TYPE_CHECKING:
-    from definitions.layout import Layout
     from definitions.usecase import UseCase
-    from pipelines.gate.judge import Reason
     from pipelines.gate.promotion import Promotion
 
     from millrace_cli.settings import Settings
@@ -66,6 +64,7 @@ def promote_bundle(
 
     lake = Lake(settings.lake, spec.name)
     layout = layout_of(spec, revisions.revision_of(settings, spec))
+    report = latest(settings.reports, spec.name)  # of another layout it says nothing about this one
     if dataset is None:
         environment.flush_archiver(settings)
         log = Log.of_lake(lake, spec.dedupe_offsets)
@@ -80,21 +79,9 @@ def promote_bundle(
         mlflow=settings.mlflow,
         kafka=settings.kafka,
         lake=None if dataset else lake,
-        found=inconsistent(latest(settings.reports, spec.name)),
+        found=inconsistent(report if report and report.layout_hash == f"{layout.layout_hash:08x}" else None),
         progress=bars,
     )
-
-
-def _inconsistent(settings: Settings, layout: Layout) -> list[Reason]:
-    """The last consistency report's no, if it is of the layout that the version reads."""
-    from pipelines.consistency import latest
-    from pipelines.gate.judge import Reason
-
-    report = latest(settings.home, layout.usecase.name)
-    if report is None or not report.logic or report.layout_hash != f"{layout.layout_hash:08x}":
-        return []
-    text = f"{report.logic} of {report.cells} served values are explained by neither offsets nor ties: {report.path}"
-    return [Reason("consistency", text)]
 
 
 def _print(result: Promotion) -> None:

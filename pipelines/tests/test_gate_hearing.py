@@ -12,7 +12,7 @@ from definitions.layout import Layout, layout_of
 from definitions.usecase import find_usecase
 from onnx import TensorProto, helper, numpy_helper
 from pipelines.consistency import latest
-from pipelines.consistency.run import publish
+from pipelines.consistency.report import publish
 from pipelines.datasets import build_dataset
 from pipelines.datasets.split import split_times
 from pipelines.datasets.synthetic import synthetic_world
@@ -148,8 +148,11 @@ def test_a_consistency_report_with_unexplained_values_blocks(tmp_path: Path) -> 
     """The last one counts; without any, nothing is known against it."""
     assert latest(tmp_path, "movies") is None
     assert () == inconsistent(None)
+    rates = dict.fromkeys(("mismatch_rate", "inside_rate", "missing_rate"), 0.0)
     for logic in (3, 0):
-        publish({"usecase": "movies", "logic": logic}, tmp_path)
+        publish(
+            {"usecase": "movies", "layout_hash": "0", "impressions": 1, "cells": 9, "logic": logic, **rates}, tmp_path
+        )
         assert bool(logic) == bool(inconsistent(latest(tmp_path, "movies")))
 
 

@@ -4,6 +4,7 @@ Every impression names the offsets of the user's row and the marker of each part
 offsets the recomputation must agree exactly; as of the impression's time it shows how far the online side was behind.
 """
 
-from pipelines.consistency.run import latest, run
+from pipelines.consistency.report import Report, latest
+from pipelines.consistency.run import run
 
-__all__ = ["latest", "run"]
+__all__ = ["Report", "latest", "run"]

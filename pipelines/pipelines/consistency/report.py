@@ -50,13 +50,13 @@ def publish(result: Mapping[str, Any], reports: Path) -> Path:
     return path
 
 
-def latest(home: Path, usecase: str) -> Report | None:
-    """The last report of a use case under MILLRACE_HOME (`reports/consistency-<usecase>.json`); None before the first.
+def latest(reports: Path, usecase: str) -> Report | None:
+    """The last report of a use case in the folder `reports` (of MILLRACE_HOME); None before the first.
 
     Raises:
         BadInputError: the file is not one that `publish` wrote.
     """
-    path = home / "reports" / f"consistency-{usecase}.json"
+    path = reports / f"consistency-{usecase}.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         names = ("usecase", "layout_hash", "impressions", "cells", "logic", "mismatch_rate", "time_us")

@@ -1,10 +1,8 @@
 """Whether a bundle may be looked at at all, what its manifest says about its making, and how long its graph takes."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +20,7 @@ from bundle import (
     load_bundle,
 )
 
+from pipelines.consistency import Report
 from pipelines.export.parity import Parity
 from pipelines.gate.judge import Reason
 
@@ -76,9 +75,9 @@ def incomplete(manifest: Manifest) -> tuple[Reason, ...]:
     return tuple(faults)
 
 
-def inconsistent(report: Mapping[str, Any] | None) -> tuple[Reason, ...]:
+def inconsistent(report: Report | None) -> tuple[Reason, ...]:
     """Of the last `millrace consistency`: served features that neither offsets nor ties explain block every model."""
-    logic = int(report["logic"]) if report else 0
+    logic = report.logic if report else 0
     said = f"{logic} served values are explained by neither offsets nor ties; see millrace consistency"
     return (Reason("consistency", said),) if logic else ()
 

@@ -7,7 +7,7 @@ from definitions.layout import Layout
 from stores.offline import Lake
 
 from pipelines import consistency
-from pipelines.consistency.run import publish
+from pipelines.consistency.report import publish
 from pipelines.errors import BadInputError
 from pipelines.progress import SILENT, Progress
 
