@@ -31,7 +31,7 @@ def test_events_answer_what_was_served_and_a_second_run_goes_on(stack: NativeSta
     assert [60, 40] == [first["requests"], second["requests"]]
     assert 0 == first["failed"] == second["failed"] == second["unknown_items"]
     assert second["clock_us"] > first["clock_us"]
-    flush = urllib.request.Request(f"http://{stack.metrics('archiver')}/flush", method="POST")  # noqa: S310  the same
+    flush = urllib.request.Request(f"http://{stack.metrics('archiver')}/flush", method="POST")
     urllib.request.urlopen(flush, timeout=60).close()  # noqa: S310  our own address
     events = Lake(str(stack.home / "lake"), "movies").scan("interactions").collect()
     shown = pl.read_parquet(Path(second["truth"]) / "shown-*.parquet")
