@@ -20,13 +20,12 @@ from definitions.usecase import find_usecase
 from pipelines.datasets.load import AUTO, load_dataset
 from pipelines.datasets.split import split_times
 from pipelines.deep.checkpoint import Checkpoints
-from pipelines.deep.heads import Head
 from pipelines.deep.models import BODIES, RankNet
 from pipelines.deep.parallel import World, world
-from pipelines.deep.rankers import PLANS, arrays_of, columns_of, fit_network
+from pipelines.deep.rankers import LABEL, PLANS, DeepRanker, arrays_of, columns_of, fit_network, heads_of
 from pipelines.deep.sharding import SHARD_BYTES
 from pipelines.errors import BadInputError, PipelineError
-from pipelines.evaluation.metrics import evaluate
+from pipelines.evaluation.metrics import auc, evaluate, mae, rmse
 from pipelines.settings import Settings
 from pipelines.training.examples import Log, build_examples
 from pipelines.training.ranker import Rows, TrainData, train_data
@@ -72,7 +71,8 @@ def _train(asked: argparse.Namespace, here: World) -> dict[str, object]:
     columns = columns_of(data.inputs, history=asked.model == "sequence")
     if asked.model == "sequence" and columns.history is None:
         raise BadInputError(f"sequence: {asked.usecase} has no history_score feature, so its models see no history")
-    fit, valid = arrays_of(data.fit), arrays_of(data.valid)
+    heads = heads_of(data.layout.usecase)
+    fit, valid = arrays_of(data.fit, heads), arrays_of(data.valid, heads)
     checkpoints = None
     if asked.checkpoints:
         digest = hashlib.sha256(fit.features.tobytes() + fit.labels.tobytes()).hexdigest()[:16]
@@ -80,14 +80,13 @@ def _train(asked: argparse.Namespace, here: World) -> dict[str, object]:
         checkpoints = Checkpoints(asked.checkpoints, asked.every, words)
     began = time.monotonic()
     ranker = fit_network(
-        asked.model, columns, fit, valid, [Head("label")],
+        asked.model, columns, fit, valid, heads,
         plan=plan, seed=asked.seed, threads=asked.threads, world=here, shard_bytes=asked.shard_bytes,
         checkpoints=checkpoints,
     )  # fmt: skip
     seconds = time.monotonic() - began
     if here.first and asked.out:
         ranker.export(asked.out)
-    metrics = evaluate(test.label, ranker.score(test.features, test.ints), test.user_id, seed=asked.seed)
     return {
         "model": asked.model,
         "processes": here.size,
@@ -96,9 +95,26 @@ def _train(asked: argparse.Namespace, here: World) -> dict[str, object]:
         "fit_rows": len(fit),
         "curve": ranker.state.curve,
         "valid": ranker.state.valid,
-        **metrics.as_dict(),
+        **_figures(ranker, test, asked.seed),
         "weights": _digest(ranker.net),
     }
+
+
+def _figures(ranker: DeepRanker, test: Rows, seed: int) -> dict[str, float | None]:
+    """All metrics of a label; of heads the AUC of each probability, MAE and RMSE of each value."""
+    heads = ranker.heads.heads
+    found = ranker.predict(test.features, test.ints)
+    if [head.name for head in heads] == [LABEL]:
+        return evaluate(test.label, found[:, 0], test.user_id, seed=seed).as_dict()
+    labels = arrays_of(test, heads).labels
+    figures: dict[str, float | None] = {}
+    for i, head in enumerate(heads):
+        if head.objective == "cross_entropy":
+            figures[f"auc_{head.name}"] = auc(labels[:, i].astype(bool), found[:, i])
+        else:
+            figures[f"mae_{head.name}"] = mae(labels[:, i], found[:, i])
+            figures[f"rmse_{head.name}"] = rmse(labels[:, i], found[:, i])
+    return figures
 
 
 def _data(asked: argparse.Namespace) -> tuple[TrainData, Rows]:

@@ -10,6 +10,7 @@ from torch.nn import functional
 from pipelines.deep.inputs import Batch, Columns, Inputs, Matrix
 from pipelines.deep.parallel import World
 from pipelines.deep.sharding import SHARD_BYTES, ShardedTable, table_rows
+from pipelines.errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class FactorizationMachine(Body):
     def __init__(self, columns: Columns, shape: Shape, heads: int) -> None:
         super().__init__(columns, shape, heads)
         if heads != 1:
-            raise ValueError("fm has one head; take dcn_v2, dlrm or sequence for several")
+            raise TrainingError("fm has one head; take dcn_v2, dlrm or sequence for several")
         self.numbers = nn.Parameter(torch.randn(len(columns.numbers), shape.width) * 0.01)
         self.linear = nn.Linear(len(columns.numbers), 1)
 
@@ -161,7 +162,9 @@ class SequenceRanker(Body):
     def __init__(self, columns: Columns, shape: Shape, heads: int) -> None:
         super().__init__(columns, shape, heads)
         if columns.history is None:
-            raise ValueError("sequence needs a history: add a last_k feature to the use case")
+            raise TrainingError(
+                "sequence needs a history: add a history_score feature to the use case, train with group history"
+            )
         names = [field.name for field in columns.fields]
         self.k = len(columns.history.ids.places)
         self.candidate = names.index(columns.candidate) if columns.candidate else None
@@ -234,7 +237,7 @@ def build(
         shard_bytes: a table from this size on is sharded over the world.
 
     Raises:
-        ValueError: the body cannot read these columns.
+        TrainingError: the body cannot read these columns, or has one head.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from definitions.usecase import UseCase
 
 from pipelines.deep import export
 from pipelines.deep.checkpoint import Checkpoints
@@ -22,6 +23,8 @@ from pipelines.training.linear import fit_calibration
 from pipelines.training.ranker import Rows, TrainData
 
 _SCORED_AT_ONCE = 8192
+LABEL, VALUE = "label", "value"
+"""Heads of a use case that names none: of a classification, of a regression."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,21 @@ def sequence(data: TrainData, *, seed: int, threads: int, progress: Progress) ->
 def _fit(name: str, data: TrainData, seed: int, threads: int, progress: Progress) -> DeepRanker:
     progress.stage(f"train {name}")
     columns = columns_of(data.inputs, history=name == "sequence")
-    return fit_network(
-        name, columns, arrays_of(data.fit), arrays_of(data.valid), [Head("label")], seed=seed, threads=threads
-    )
+    heads = heads_of(data.layout.usecase)
+    fit, valid = arrays_of(data.fit, heads), arrays_of(data.valid, heads)
+    return fit_network(name, columns, fit, valid, heads, seed=seed, threads=threads)
+
+
+def heads_of(usecase: UseCase) -> list[Head]:
+    """What the use case wants predicted: its `heads`, or its regression's value, or its label."""
+    if usecase.heads:
+        return [
+            Head(name, "cross_entropy" if head.value is None else "mse", head.weight)
+            for name, head in usecase.heads.items()
+        ]
+    if usecase.objective.name == "mse" or usecase.objective.name == "mae":
+        return [Head(VALUE, usecase.objective.name)]
+    return [Head(LABEL)]
 
 
 def fit_network(
@@ -178,6 +193,8 @@ def _places(places: npt.NDArray[np.int64]) -> tuple[int, ...]:
     return tuple(int(place) for place in places)
 
 
-def arrays_of(rows: Rows) -> Arrays:
-    """One head: the label."""
-    return Arrays(rows.features, rows.ints, rows.label.astype(np.float32)[:, None], rows.weight)
+def arrays_of(rows: Rows, heads: Sequence[Head]) -> Arrays:
+    """Rows with a column of labels for each head."""
+    own = {LABEL: rows.label.astype(np.float32), VALUE: rows.value, **rows.heads}
+    labels = np.stack([own[head.name] for head in heads], 1)
+    return Arrays(rows.features, rows.ints, labels, rows.weight)

@@ -8,15 +8,19 @@ import pytest
 import torch
 from bundle import OnnxScorer
 from bundle.admission import check_graph
+from definitions.learning import Head as HeadSpec
+from definitions.learning import Objective
+from definitions.usecase import UseCase
 from pipelines.deep import export
 from pipelines.deep.explain import gradients
 from pipelines.deep.heads import Head, Heads
 from pipelines.deep.inputs import Columns
 from pipelines.deep.models import BODIES, Shape
-from pipelines.deep.rankers import DeepRanker, Plan, fit_network
+from pipelines.deep.rankers import DeepRanker, Plan, arrays_of, fit_network, heads_of
 from pipelines.deep.trainer import Arrays, Recipe
 from pipelines.errors import TrainingError
 from pipelines.export.parity import compare
+from pipelines.training.ranker import Rows
 
 from .small_world import World
 
@@ -107,6 +111,29 @@ def test_heads_are_learnt_apart_and_weighted_into_one_score(
     check_graph(tmp_path / "other.onnx")
     with pytest.raises(TrainingError, match="give those of like, hide, seconds"):
         export.reweighted(tmp_path / "model.onnx", {"like": 1.0}, ranker.heads, tmp_path / "other.onnx")
+
+
+def test_heads_are_those_of_the_use_case(films: UseCase, world: World) -> None:
+    """The label alone; a regression's value; several named heads with the weights of the YAML, each its own labels."""
+    n = len(world.fit)
+    zero = np.zeros(n, np.int64)
+    ids = zero.astype(np.uint64)
+    value = world.fit.features[:, 0]
+    own = {"like": value * 2, "seconds": value * 3}
+    rows = Rows(
+        features=world.fit.features, ints=world.fit.ints, history=value[:, None], label=zero + 1,
+        weight=world.fit.weight, value=value, heads=own, user_id=ids, item_id=ids, time_us=zero, session=zero,
+    )  # fmt: skip
+    regression = films.model_copy(update={"objective": Objective(name="mae")})
+    specs = {"like": HeadSpec(weight=5), "seconds": HeadSpec(weight=-0.5, value="rate")}
+    several = films.model_copy(update={"heads": specs})
+
+    assert [Head("label")] == heads_of(films)
+    assert [Head("value", "mae")] == heads_of(regression)
+    assert [Head("like", weight=5.0), Head("seconds", "mse", -0.5)] == heads_of(several)
+    np.testing.assert_array_equal(np.ones((n, 1)), arrays_of(rows, heads_of(films)).labels)
+    np.testing.assert_array_equal(value[:, None], arrays_of(rows, heads_of(regression)).labels)
+    np.testing.assert_array_equal(np.stack([value * 2, value * 3], 1), arrays_of(rows, heads_of(several)).labels)
 
 
 @pytest.mark.parametrize("objective", ["mse", "mae"])
