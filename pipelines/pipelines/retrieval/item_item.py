@@ -9,7 +9,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 from pipelines.retrieval.interactions import Csr
 
-NEIGHBOURS = 50  # served for each item, design/serving.md 5
+NEIGHBOURS = 50  # served for each item: enough for lists of 500 from the last 64 items, small enough to load at once
 
 
 @dataclass(frozen=True)
