@@ -186,7 +186,7 @@ def parity(
 
 @app.command()
 def stream(
-    events: Annotated[int, typer.Option(min=100_000, help="Events on the log.")] = 4_000_000,
+    events: Annotated[int, typer.Option(min=100_000, help="Events on the log.")] = 10_000_000,
     users: Annotated[int, typer.Option(min=1_000, help="User ids, by Zipf's law.")] = 1_000_000,
     items: Annotated[int, typer.Option(min=1_000, help="Item ids, by Zipf's law.")] = 100_000,
     usecase: Annotated[str, typer.Option(help="Use case of the checkout; no stack needs to run.")] = "video",

@@ -208,8 +208,8 @@ def _rebuild(settings: Settings, layout: Layout, log_id: str, bars: Bars) -> Reb
             keep(root, layout)
             replace_checkpoints(state, CheckpointFolder(root / str(partition)), epochs)
             events += len(archived.events)
-            users.update(state.users.all_users())
-            items.update((item, partition) for item in state.items.all_items())
+            users.update(state.users.all_users().tolist())
+            items.update((item, partition) for item in state.items.all_items().tolist())
         store.clear()
     finally:
         store.close()

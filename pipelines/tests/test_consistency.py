@@ -77,9 +77,9 @@ class World:
 
     def _emit(self, tables: list[tuple[UserTable, ItemTable]], snapshot: ItemSnapshot, events: EventColumns) -> None:
         for partition, (of_users, of_items) in enumerate(tables):
-            for user in of_users.take_dirty():
+            for user in of_users.take_dirty().tolist():
                 self.rows[user] = unpack_user_row(self.layout, of_users.row(user, 1))
-            for item in of_items.take_dirty():
+            for item in of_items.take_dirty().tolist():
                 snapshot.apply(partition, item, of_items.partial(item))
             snapshot.mark(partition, 1 + int(events.offset[events.partition == partition].max(initial=-1)))
 

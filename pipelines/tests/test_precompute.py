@@ -91,11 +91,11 @@ def world(films: UseCase, make_bundle: Callable[..., Bundle], tmp_path: Path) ->
     item_table.fold(events)
     for item in ITEMS:
         items.put_item(pb.Item(id=item, attributes={"year": pb.AttributeValue(number=year(item))}))
-    for item in item_table.all_items():
+    for item in item_table.all_items().tolist():
         items.apply(0, item, item_table.partial(item))
     items.mark(0, len(users))
     rows = open_online("films", valkey=None, lmdb_path=tmp_path / "online")
-    rows.write({user: user_table.row(user, 1) for user in user_table.all_users()})
+    rows.write({user: user_table.row(user, 1) for user in user_table.all_users().tolist()})
     yield World(layout, make_bundle(layout, {"i_year": WEIGHT}), events, rows, items)
     rows.close()
 

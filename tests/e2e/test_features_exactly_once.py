@@ -136,8 +136,8 @@ class Shop:
             item_table.fold(events)
             known, _ = decode_users(partition, users[partition])
             user_table.fold_users([user for _, user in known], [offset for offset, _ in known])
-            rows |= {user: user_table.row(user, 0) for user in user_table.all_users()}
-            partials |= {(partition, item): item_table.partial(item) for item in item_table.all_items()}
+            rows |= {user: user_table.row(user, 0) for user in user_table.all_users().tolist()}
+            partials |= {(partition, item): item_table.partial(item) for item in item_table.all_items().tolist()}
         return rows, partials
 
     def online(self) -> dict[int, bytes]:

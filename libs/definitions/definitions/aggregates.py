@@ -2,17 +2,18 @@
 
 import numpy as np
 
-from definitions.compiled import bits_of, float_of, inlined
+from definitions.compiled import bits_of, float_of, inlined, prefetch, prefetch_row
 from definitions.memory import (
     DIRTY,
     KEYS,
+    LINE,
     VECTOR,
     Words,
     capacity_of,
     length_of,
     reserve,
     set_vector,
-    take_block,
+    take_lines,
 )
 from definitions.program import (
     ADDS,
@@ -24,6 +25,7 @@ from definitions.program import (
     AT_RECENCIES,
     AT_TABLE_TIMES,
     AT_TOTALS,
+    CELL,
     CELLS,
     CLASSES,
     CODES,
@@ -31,7 +33,7 @@ from definitions.program import (
     FADES,
     FLAGS,
     HALF_LIVES,
-    HEAD_EXPONENT,
+    HEAD_WORDS,
     HOPS,
     ID,
     IS_DIRTY,
@@ -43,7 +45,7 @@ from definitions.program import (
     WIDTHS,
     Plan,
 )
-from definitions.slots import Index, row_of
+from definitions.slots import Ids, Index, home_of, row_of
 from definitions.tiles import NEVER
 
 _LONG_AGO = -(2**62)
@@ -70,13 +72,49 @@ def head_of(plan: Plan, words: Words, index: Index, key: np.uint64) -> int:
     row = row_of(index, key)
     head = index[row, 1]
     if head == 0:
-        head = take_block(words, plan[HEAD_EXPONENT])
+        head = take_lines(words, plan[HEAD_WORDS])
         words[head + ID] = np.int64(key)
         clear_head(plan, words, head)
         index[row, 0] = np.int64(key)
         index[row, 1] = head
         words[KEYS] += 1
     return int(head)
+
+
+@inlined
+def fetch_heads(
+    words: Words,
+    index: Index,
+    ids: Ids,
+    heads: Words,
+    begin: int,
+    end: int,
+    size: int,
+) -> None:
+    """Find the heads of ids `begin` to `end`, 0 for new ones, and ask for their first `size` words without waiting."""
+    for i in range(begin, end):
+        prefetch_row(index, home_of(index, ids[i]))
+    for i in range(begin, end):
+        head = index[row_of(index, ids[i]), 1]
+        heads[i - begin] = head
+        for word in range(0, size, LINE):
+            prefetch(words, head + word)
+
+
+@inlined
+def fetch_words(words: Words, heads: Words, number: int, size: int) -> None:
+    """Ask for the first `size` words of the head of this number, if there is one."""
+    if number < len(heads):
+        for word in range(0, size, LINE):
+            prefetch(words, heads[number] + word)
+
+
+@inlined
+def fetch_newest_cell(plan: Plan, words: Words, head: int, number: int) -> None:
+    """Ask for the tile of a class that the next event most likely adds to."""
+    vector = head + plan[AT_CELLS] + VECTOR * number
+    size = CELL + plan[plan[WIDTHS] + number]
+    prefetch(words, words[vector] + (length_of(words, vector) - 1) * size)
 
 
 @inlined

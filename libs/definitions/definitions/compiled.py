@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
 
@@ -82,6 +83,21 @@ def _taker(kind: Any, step: int) -> Any:
     return take
 
 
+def _prefetcher(step: int) -> Any:
+    @intrinsic
+    def ask(typingctx: Any, data: Any, at: Any) -> Any:  # noqa: ARG001  numba's interface
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            place = _pointer(context, builder, signature, arguments, types.uint8, step)
+            flags = [context.get_constant(types.int32, flag) for flag in (0, 3, 1)]  # to read, to keep, data
+            kind = ir.FunctionType(ir.VoidType(), [place.type, *(flag.type for flag in flags)])
+            builder.call(builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind), [place, *flags])
+            return context.get_dummy_value()
+
+        return types.void(data, types.intp), generate
+
+    return ask
+
+
 def _cast(source: Any, target: Any) -> Any:
     @intrinsic
     def cast_bits(typingctx: Any, value: Any) -> Any:  # noqa: ARG001  numba's interface
@@ -100,3 +116,5 @@ put = _putter(1)
 take_i64, take_u32, take_u16 = _taker(types.int64, 1), _taker(types.uint32, 1), _taker(types.uint16, 1)
 # Half words, 32 bits, of an array of words: by their number.
 put_half, take_half = _putter(4), _taker(types.uint32, 4)
+# Asks for the cache line of a half word, a word or an index's row, by its number, without waiting; any number is safe.
+prefetch_slot, prefetch, prefetch_row = _prefetcher(4), _prefetcher(8), _prefetcher(16)

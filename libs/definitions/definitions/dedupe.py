@@ -9,9 +9,9 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
-from definitions.dedupe_table import Offsets, entries, judge
+from definitions.dedupe_table import Offsets, entries, grown, judge, new_table
 from definitions.errors import DefinitionsError
-from definitions.slots import Ids, copy_into, new_index
+from definitions.slots import Ids
 
 _HEADER = struct.Struct("<qqQ")  # window, newest offset, entries
 _NONE = -1
@@ -33,14 +33,14 @@ class Deduper:
             raise ValueError(f"window is {window}; it must be 0 (count every record) or more offsets")
         self.window = window
         self._newest = _NONE
-        self._older, self._newer = new_index(0), new_index(0)
-        self._in_newer = 0
+        self._older, self._newer = new_table(), new_table()
+        self._in_older = self._in_newer = 0
         self._turn = 0  # first offset that begins the next newer table
 
     @property
     def used_bytes(self) -> int:
         """Memory in use."""
-        return self._older.nbytes + self._newer.nbytes
+        return sum(column.nbytes for table in (self._older, self._newer) for column in table)
 
     def keep(self, event_id: Ids, offset: Offsets) -> npt.NDArray[np.bool_]:
         """True (n,) for each event that counts.
@@ -63,8 +63,7 @@ class Deduper:
             if offset[done] >= self._turn:
                 self._begin(int(offset[done]))
             end = int(np.searchsorted(offset, self._turn))
-            self._reserve(end - done)
-            self._in_newer += judge(self._older, self._newer, event_id, offset, done, end, self.window, keep)
+            self._judge(event_id, offset, done, end, keep)
             done = end
         self._newest = int(offset[-1])
         return keep
@@ -75,7 +74,8 @@ class Deduper:
 
     def save_since(self, first: int) -> bytes:
         """What `save` holds of records at or above offset `first`: what a state of that offset lacks."""
-        ids, offsets = entries(self._older, self._newer, max(first, self._newest - self.window, 0))
+        floor = max(first, self._newest - self.window, 0)
+        ids, offsets = entries(self._older, self._in_older, self._newer, self._in_newer, floor)
         order = np.argsort(offsets)  # each offset is of one record
         ids, offsets = ids[order], offsets[order]
         return _HEADER.pack(self.window, self._newest, len(ids)) + ids.tobytes() + offsets.tobytes()
@@ -88,11 +88,10 @@ class Deduper:
         """
         parts = [self._parts(each) for each in (saved, *later)]
         self._newest = parts[-1][0]
-        self._older, self._newer = new_index(0), new_index(sum(len(ids) for _, ids, _ in parts))
-        self._in_newer, self._turn = 0, 0
+        self._older, self._newer = new_table(), new_table()
+        self._in_older = self._in_newer = self._turn = 0
         for _, ids, offsets in parts:
-            keep = np.zeros(len(ids), np.bool_)
-            self._in_newer += judge(self._older, self._newer, ids, offsets, 0, len(ids), self.window, keep)
+            self._judge(ids, offsets, 0, len(ids), np.zeros(len(ids), np.bool_))
         if self._in_newer:  # all of them become the older table when the next record comes
             self._turn = self._newest + 1
 
@@ -109,15 +108,13 @@ class Deduper:
 
     def _begin(self, offset: int) -> None:
         """A new newer table from this offset on."""
-        self._older, self._newer, self._in_newer = self._newer, new_index(0), 0
+        self._older, self._in_older = self._newer, self._in_newer
+        self._newer, self._in_newer = new_table(), 0
         self._turn = offset + max(self.window, 1)
 
-    def _reserve(self, events: int) -> None:
-        """Room for as many new ids."""
-        if 2 * (self._in_newer + events) > len(self._newer):
-            larger = new_index(self._in_newer + events)
-            copy_into(self._newer, larger)
-            self._newer = larger
+    def _judge(self, ids: Ids, offsets: Offsets, first: int, end: int, keep: npt.NDArray[np.bool_]) -> None:
+        self._newer = grown(self._newer, self._in_newer, end - first)
+        self._in_newer = judge(self._older, self._newer, self._in_newer, ids, offsets, first, end, self.window, keep)
 
 
 def first_occurrences(

@@ -5,6 +5,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from definitions.errors import LayoutMismatch
 from definitions.item_snapshot import ItemSnapshot
 from definitions.records import LogRecord, decode_items
@@ -13,6 +16,8 @@ _ITEM_FEATURES_KEY = struct.Struct(">QI")
 _MARKER = struct.Struct(">IQ")
 _EPOCH = struct.Struct(">I")
 
+Ids = npt.NDArray[np.uint64]
+Bytes = npt.NDArray[np.uint8]
 Outcome = Literal["applied", "marked", "bad", "layout", "stale"]
 
 
@@ -110,6 +115,14 @@ def item_features_key(item_id: int, partition: int) -> bytes:
         return _ITEM_FEATURES_KEY.pack(item_id, partition)
     except struct.error as exc:
         raise ValueError(f"item_id, partition: {item_id}, {partition} are no unsigned 64- and 32-bit numbers") from exc
+
+
+def item_features_keys(item_ids: Ids, partition: int) -> Bytes:
+    """`item_features_key` of each, uint8 (n, 12)."""
+    keys = np.empty((len(item_ids), _ITEM_FEATURES_KEY.size), np.uint8)
+    keys[:, :8] = item_ids.astype(">u8").view(np.uint8).reshape(len(item_ids), 8)
+    keys[:, 8:] = np.frombuffer(item_features_key(0, partition)[8:], np.uint8)
+    return keys
 
 
 def parse_item_features_key(key: bytes | None) -> tuple[int, int]:

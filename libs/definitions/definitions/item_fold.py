@@ -3,9 +3,18 @@
 import numpy as np
 import numpy.typing as npt
 
-from definitions.aggregates import add_decayed, add_sums, clear_head, head_of, mark_dirty
+from definitions.aggregates import (
+    add_decayed,
+    add_sums,
+    clear_head,
+    fetch_heads,
+    fetch_newest_cell,
+    fetch_words,
+    head_of,
+    mark_dirty,
+)
 from definitions.compiled import inlined, kernel, put, take_i64, take_u16, take_u32
-from definitions.memory import KEYS, TOP, VECTOR, WARM, Words, release
+from definitions.memory import KEYS, TOP, VECTOR, Words, release
 from definitions.packed_sums import cells_bytes, count_cells, put_cells, put_words, take_cells, take_words
 from definitions.plan import FORMAT_VERSION
 from definitions.program import (
@@ -17,19 +26,19 @@ from definitions.program import (
     DECAYS,
     EVENT_WORDS,
     HASH,
+    HEAD_WORDS,
     MEASURES,
     NEWEST,
     RECENCIES,
     WIDTHS,
     Plan,
 )
-from definitions.slots import Index, row_of
+from definitions.slots import AHEAD, Index
 from definitions.tiles import NEVER
 
 Bytes = npt.NDArray[np.uint8]
 
 _HEADER = 13
-_AHEAD = 32  # events whose memory is fetched before they are folded: the misses overlap
 
 
 @kernel
@@ -46,12 +55,14 @@ def fold_items(
 ) -> int:
     """Fold events from number `first` on, in order; the number of the one that lacks room, or their count."""
     count = len(item_ids)
-    warm = np.int64(0)
-    for begin in range(first, count, _AHEAD):
-        end = min(begin + _AHEAD, count)
-        for i in range(begin, end):
-            head = index[row_of(index, item_ids[i]), 1]
-            warm ^= words[head] ^ words[head + plan[AT_TOTALS]]
+    heads = np.empty(AHEAD, np.int64)
+    for begin in range(first, count, AHEAD):
+        end = min(begin + AHEAD, count)
+        fetch_heads(words, index, item_ids, heads, begin, end, plan[HEAD_WORDS])
+        for i in range(end - begin):
+            if heads[i]:
+                for number in range(plan[CLASSES]):
+                    fetch_newest_cell(plan, words, heads[i], number)
         for i in range(begin, end):
             if words[TOP] + plan[EVENT_WORDS] > len(words) or 2 * words[KEYS] >= len(index):
                 return i
@@ -64,7 +75,6 @@ def fold_items(
             add_sums(plan, words, head, action, values[i], times[i], words[head + NEWEST])
             add_decayed(plan, words, head, action, values[i], times[i])
             mark_dirty(words, dirty, head)
-    words[WARM] = warm  # else the fetching would be taken out as useless
     return count
 
 
@@ -73,11 +83,21 @@ def _fixed_bytes(plan: Plan) -> int:
     return int(_HEADER + 8 * (plan[MEASURES] + 2 * plan[DECAYS] + plan[RECENCIES]) + 2 * plan[COLUMNS])
 
 
+@inlined
+def _fetch_ahead(plan: Plan, words: Words, heads: Words, i: int) -> None:
+    """Ask for what a later partial will be made of: its head, then its newest tiles."""
+    fetch_words(words, heads, i + AHEAD, plan[HEAD_WORDS])
+    if i + AHEAD // 2 < len(heads):
+        for number in range(plan[CLASSES]):
+            fetch_newest_cell(plan, words, heads[i + AHEAD // 2], number)
+
+
 @kernel
 def partial_bounds(plan: Plan, words: Words, heads: Words) -> npt.NDArray[np.int64]:
     """Where each partial begins, and the end, int64 (n + 1,); sweeps their tiles."""
     bounds = np.zeros(len(heads) + 1, np.int64)
     for i in range(len(heads)):
+        _fetch_ahead(plan, words, heads, i)
         bounds[i + 1] = bounds[i] + _fixed_bytes(plan) + cells_bytes(plan, words, heads[i])
     return bounds
 
@@ -86,6 +106,7 @@ def partial_bounds(plan: Plan, words: Words, heads: Words) -> npt.NDArray[np.int
 def put_partials(plan: Plan, words: Words, heads: Words, bounds: npt.NDArray[np.int64], out: Bytes) -> None:
     """Write the partials of `heads` between their `bounds`: the bytes of `item_state.pack_item`."""
     for i in range(len(heads)):
+        _fetch_ahead(plan, words, heads, i)
         head, at = heads[i], bounds[i]
         put(out, at, np.uint8(FORMAT_VERSION))
         put(out, at + 1, np.uint32(plan[HASH]))

@@ -13,6 +13,7 @@ from definitions.keyed import KeyedState
 from definitions.layout import Layout
 from definitions.packed_rows import PackedRows, load_rows, save_rows
 from definitions.program import plan_of
+from definitions.slots import Ids
 
 _MAGIC: Final = b"MIT2"
 
@@ -52,17 +53,22 @@ class ItemTable:
                 return
             state.grow()
 
-    def take_dirty(self) -> list[int]:
-        """Ids whose partials changed since the last call, ascending."""
+    @property
+    def dirty(self) -> int:
+        """How many partials have changed since `take_dirty`."""
+        return self._state.dirty_count
+
+    def take_dirty(self) -> Ids:
+        """Ids whose partials changed since the last call, uint64 (n,), ascending."""
         return self._state.take_dirty()
 
-    def all_items(self) -> list[int]:
-        """Every id with a partial, ascending."""
+    def all_items(self) -> Ids:
+        """Every id with a partial, uint64 (n,), ascending."""
         return self._state.ids()
 
-    def partials(self, ids: Sequence[int]) -> PackedRows:
+    def partials(self, ids: Ids | Sequence[int]) -> PackedRows:
         """The packed aggregates of known items, in the order given."""
-        state, item_ids = self._state, np.array(ids, np.uint64)
+        state, item_ids = self._state, np.asarray(ids, np.uint64)
         heads = state.heads(item_ids)
         if not heads.all():
             raise KeyError(f"item {item_ids[int(np.argmin(heads))]} has no partial")
@@ -77,7 +83,7 @@ class ItemTable:
             return pack_item(self._layout, ItemState(self._layout.item))
         return self.partials([item_id]).data.tobytes()
 
-    def save(self, ids: Sequence[int] | None = None) -> bytes:
+    def save(self, ids: Ids | None = None) -> bytes:
         """The whole state, or that of some known items, ascending; the same bytes for the same log."""
         return save_rows(_MAGIC, self._layout.layout_hash, self.partials(self.all_items() if ids is None else ids))
 

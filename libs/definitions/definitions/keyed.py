@@ -45,21 +45,22 @@ class KeyedState:
         if (least := int(self.memory.words[TOP]) + max(words, int(self.plan[EVENT_WORDS]))) > len(self.memory.words):
             self.memory.grow(least)
 
-    def ids(self) -> list[int]:
-        """Every id, ascending."""
-        found: list[int] = ids_in(self.index, len(self)).tolist()
-        return found
+    def ids(self) -> Ids:
+        """Every id, uint64 (n,), ascending."""
+        return ids_in(self.index, len(self))
 
     def heads(self, ids: Ids) -> npt.NDArray[np.int64]:
         """The head of each, (n,); 0 for an unknown id."""
         return places_of(self.index, ids)
 
-    def take_dirty(self) -> list[int]:
-        """Ids that were marked since the last call, ascending."""
-        if not self.memory.words[DIRTY]:
-            return []
-        found: list[int] = _take_dirty(self.memory.words, self.dirty).tolist()
-        return found
+    @property
+    def dirty_count(self) -> int:
+        """How many ids were marked since `take_dirty`."""
+        return int(self.memory.words[DIRTY])
+
+    def take_dirty(self) -> Ids:
+        """Ids that were marked since the last call, uint64 (n,), ascending."""
+        return _take_dirty(self.memory.words, self.dirty)
 
 
 @kernel

@@ -20,11 +20,11 @@ KEYS: Final = 1  # ids in the index
 DIRTY: Final = 2  # entries of the dirty list
 FREE_WORDS: Final = 3  # in freed blocks
 CLOCK: Final = 4  # number of the running batch, for the order in which keys were active
-WARM: Final = 5  # nothing: where what was read ahead ends
 FREE: Final = 8  # first block of each size that was freed, by the size's exponent; 0 for none
 _BOOKS: Final = 64  # words of all that
 
-SMALLEST: Final = 3  # exponent
+LINE: Final = 8  # words of a cache line
+SMALLEST: Final = 3  # exponent: a line
 _FIRST_WORDS: Final = 1 << 13
 _LENGTH_BITS: Final = 20  # of length, start and capacity of a vector
 _MASK: Final = (1 << _LENGTH_BITS) - 1
@@ -74,6 +74,14 @@ def take_block(words: Words, exponent: int) -> int:
         return int(place)
     place = words[TOP]
     words[TOP] = place + (1 << exponent)
+    return int(place)
+
+
+@inlined
+def take_lines(words: Words, size: int) -> int:
+    """A place that is kept for good, of a multiple of `LINE` words, their content undefined."""
+    place = words[TOP]
+    words[TOP] = place + size
     return int(place)
 
 

@@ -1,7 +1,7 @@
 """Packed rows by the thousand, in columns; and the checkpoint section that holds them."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +30,19 @@ class PackedRows:
         for number, key in enumerate(self.ids.tolist()):
             yield key, data[bounds[number] : bounds[number + 1]]
 
+    @classmethod
+    def joined(cls, parts: Sequence["PackedRows"]) -> "PackedRows":
+        """Parts one after another; their ids ascend within each part only."""
+        if len(parts) == 1:
+            return parts[0]
+        starts = np.cumsum([0, *(len(part.data) for part in parts)])
+        bounds = [part.bounds[:-1] + start for part, start in zip(parts, starts[:-1].tolist(), strict=True)]
+        return cls(
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([*bounds, starts[-1:]]),
+            np.concatenate([part.data for part in parts]),
+        )
+
     def take(self, which: npt.NDArray[np.int64]) -> "PackedRows":
         """The rows of these numbers, in their order."""
         sizes = np.diff(self.bounds)[which]
@@ -44,7 +57,7 @@ NO_ROWS: Final = PackedRows(np.empty(0, np.uint64), np.zeros(1, np.int64), np.em
 def save_rows(magic: bytes, layout_hash: int, rows: PackedRows) -> bytes:
     """One checkpoint section."""
     head = _TABLE.pack(magic, layout_hash, len(rows), len(rows.data))
-    return b"".join([head, rows.ids.tobytes(), rows.bounds.tobytes(), rows.data.tobytes()])
+    return b"".join([head, rows.ids.data, rows.bounds.data, rows.data.data])
 
 
 def load_rows(magic: bytes, layout_hash: int, section: bytes | memoryview) -> PackedRows:

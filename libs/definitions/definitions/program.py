@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from definitions.layout import Layout
-from definitions.memory import VECTOR
+from definitions.memory import LINE, VECTOR
 from definitions.plan import BLOCK, Selector, Side
 
 Plan = npt.NDArray[np.int64]
@@ -27,7 +27,7 @@ MOMENT: Final = 4  # words of an event: time, item, value, action | category << 
 ENTRY: Final = 4  # of a table's entry: category, all, positive, time
 CELL: Final = 2  # of a tile's cell before its sums: index, mask of the columns present
 
-HASH, HEAD_EXPONENT, EVENT_WORDS, SEEN_LAST = range(4)  # EVENT_WORDS: that folding one event may need at most
+HASH, HEAD_WORDS, EVENT_WORDS, SEEN_LAST = range(4)  # EVENT_WORDS: that folding one event may need at most
 CLASSES, MEASURES, DECAYS, RECENCIES, HISTORIES, TABLES, NUMBERS, CODES = range(4, 12)  # how many
 AT_CELLS, AT_BLOCK, AT_HISTORIES, AT_TABLES, AT_SEEN = range(12, 17)  # vectors in a head
 AT_TOTALS, AT_DECAY_VALUES, AT_DECAY_TIMES, AT_RECENCIES, AT_TABLE_TOTALS, AT_TABLE_TIMES = range(17, 23)
@@ -49,8 +49,10 @@ def plan_of(layout: Layout, side: Side) -> Plan:
     for tiles in side.classes:
         if len(tiles.measures) > _MOST_OF_A_CLASS:
             raise ValueError(f"{len(tiles.measures)} columns of {tiles.hop_us} us tiles; at most {_MOST_OF_A_CLASS}")
-    seen_last = layout.usecase.seen.last if side is layout.user else 0
-    heads = np.cumsum([FIXED, *_head_sizes(side)]).tolist()
+    is_user = side is layout.user  # an item's attributes come with the item
+    seen_last = layout.usecase.seen.last if is_user else 0
+    numbers, codes = (len(side.numbers), side.code_width) if is_user else (0, 0)
+    heads = np.cumsum([FIXED, *_head_sizes(side), numbers, codes]).tolist()
     largest = [
         *((CELL + len(c.measures)) * (c.keep_us // c.hop_us + 8) for c in side.classes),
         MOMENT * BLOCK,
@@ -58,11 +60,11 @@ def plan_of(layout: Layout, side: Side) -> Plan:
         *(ENTRY * table.k for table in side.tables),
         seen_last // 2 + 1,
     ]
-    head_exponent = _exponent(heads[-1])
-    numbers = [
+    head_words = -(-heads[-1] // LINE) * LINE
+    plan = [
         layout.layout_hash,
-        head_exponent,
-        2 * (1 << head_exponent) + 2 * sum(1 << _exponent(words) for words in largest),
+        head_words,
+        head_words + 2 * sum(1 << _exponent(words) for words in largest),
         seen_last,
         len(side.classes),
         len(side.measures),
@@ -70,12 +72,12 @@ def plan_of(layout: Layout, side: Side) -> Plan:
         len(side.recencies),
         len(side.histories),
         len(side.tables),
-        len(side.numbers),
-        side.code_width,
+        numbers,
+        codes,
         *heads,
     ]
     actions = range(len(layout.usecase.actions))
-    plan = numbers + [0] * (_LISTS - len(numbers))
+    plan += [0] * (_LISTS - len(plan))
     plan[COLUMNS] = len(side.tile_columns)
     for at, values in (
         (HOPS, [tiles.hop_us for tiles in side.classes]),
@@ -85,7 +87,7 @@ def plan_of(layout: Layout, side: Side) -> Plan:
         (TABLE_KS, [table.k for table in side.tables]),
         (HALF_LIVES, [decay.half_life_us for decay in side.decays]),
         (TABLE_HALF_LIVES, [table.half_life_us for table in side.tables]),
-        (IS_SEEN, [int(side is layout.user and action in layout.seen_actions) for action in actions]),
+        (IS_SEEN, [int(is_user and action in layout.seen_actions) for action in actions]),
     ):
         plan[at] = len(plan)
         plan += values
@@ -110,8 +112,6 @@ def _head_sizes(side: Side) -> Iterator[int]:
     yield len(side.recencies)
     yield len(side.tables)
     yield len(side.tables)
-    yield len(side.numbers)
-    yield side.code_width
 
 
 _Groups = Sequence[Sequence[tuple[int, ...]]]

@@ -3,12 +3,13 @@
 import numpy as np
 import numpy.typing as npt
 
-from definitions.compiled import inlined, kernel
+from definitions.compiled import inlined, kernel, prefetch_row
 
 Ids = npt.NDArray[np.uint64]
 Index = npt.NDArray[np.int64]
 """(2^n, 2): an id's bits, and its place; place 0 = empty."""
 
+AHEAD = 32  # keys whose memory is fetched before they are worked on, so that its latencies overlap
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64's finaliser
 
 
@@ -29,10 +30,16 @@ def mixed(key: np.uint64) -> np.uint64:
 
 
 @inlined
+def home_of(index: Index, key: np.uint64) -> int:
+    """The row where the search for an id begins."""
+    return int(np.int64(mixed(key)) & (len(index) - 1))
+
+
+@inlined
 def row_of(index: Index, key: np.uint64) -> int:
     """The row of the id, or the empty one where it belongs."""
     mask = len(index) - 1
-    row = np.int64(mixed(key)) & mask
+    row = home_of(index, key)
     bits = np.int64(key)
     while index[row, 1] != 0 and index[row, 0] != bits:
         row = (row + 1) & mask
@@ -42,8 +49,11 @@ def row_of(index: Index, key: np.uint64) -> int:
 @kernel
 def places_of(index: Index, ids: Ids) -> npt.NDArray[np.int64]:
     """The place of each id, (n,); 0 for an unknown one."""
-    places = np.empty(len(ids), np.int64)
-    for i in range(len(ids)):
+    count = len(ids)
+    places = np.empty(count, np.int64)
+    for i in range(count):
+        if i + AHEAD < count:
+            prefetch_row(index, home_of(index, ids[i + AHEAD]))
         places[i] = index[row_of(index, ids[i]), 1]
     return places
 

@@ -3,14 +3,22 @@
 import numpy as np
 import numpy.typing as npt
 
-from definitions.aggregates import add_decayed, add_sums, fade_add, faded, head_of, mark_dirty
-from definitions.compiled import bits_of, float_of, inlined, kernel, put_half, take_half
+from definitions.aggregates import (
+    add_decayed,
+    add_sums,
+    fade_add,
+    faded,
+    fetch_heads,
+    fetch_newest_cell,
+    head_of,
+    mark_dirty,
+)
+from definitions.compiled import bits_of, float_of, inlined, kernel, prefetch, put_half, take_half
 from definitions.memory import (
     CLOCK,
     KEYS,
     TOP,
     VECTOR,
-    WARM,
     Words,
     capacity_of,
     exponent_of,
@@ -25,17 +33,17 @@ from definitions.plan import BLOCK
 from definitions.program import (
     ACTIVE,
     AT_BLOCK,
-    AT_CELLS,
     AT_HISTORIES,
     AT_SEEN,
     AT_TABLE_TIMES,
     AT_TABLE_TOTALS,
     AT_TABLES,
-    AT_TOTALS,
+    CLASSES,
     ENTRY,
     ERASED,
     EVENT_WORDS,
     FLAGS,
+    HEAD_WORDS,
     INTERACTIONS,
     IS_SEEN,
     KEPT,
@@ -48,9 +56,8 @@ from definitions.program import (
     TABLE_KS,
     Plan,
 )
-from definitions.slots import Index, mixed, row_of
+from definitions.slots import AHEAD, Index, mixed
 
-_AHEAD = 32  # events whose memory is fetched before they are folded: the misses overlap
 _CATEGORY, _ACTION = 32, 0xFFFFFFFF  # an event's kind: its category above its action
 
 
@@ -71,11 +78,13 @@ def fold_users(
 ) -> int:
     """Fold events from number `first` on, in order; the number of the one that lacks room, or their count."""
     count = len(user_ids)
-    heads = np.empty(_AHEAD, np.int64)
-    warm = np.int64(0)
-    for begin in range(first, count, _AHEAD):
-        end = min(begin + _AHEAD, count)
-        warm ^= _fetch(plan, words, index, user_ids, heads, begin, end)
+    heads = np.empty(AHEAD, np.int64)
+    for begin in range(first, count, AHEAD):
+        end = min(begin + AHEAD, count)
+        fetch_heads(words, index, user_ids, heads, begin, end, plan[HEAD_WORDS])
+        for i in range(end - begin):
+            if heads[i]:
+                _fetch_vectors(plan, words, heads[i])
         for i in range(begin, end):
             if words[TOP] + plan[EVENT_WORDS] > len(words) or 2 * words[KEYS] >= len(index):
                 return i
@@ -91,32 +100,18 @@ def fold_users(
                 item_hash = np.uint32(mixed(item_ids[i]) >> np.uint64(32))  # `seen.seen_hash`
                 _remember(words, head + plan[AT_SEEN], item_hash, plan[SEEN_LAST])
             mark_dirty(words, dirty, head)
-    words[WARM] = warm  # else the fetching would be taken out as useless
     return count
 
 
 @inlined
-def _fetch(
-    plan: Plan,
-    words: Words,
-    index: Index,
-    ids: npt.NDArray[np.uint64],
-    heads: npt.NDArray[np.int64],
-    begin: int,
-    end: int,
-) -> np.int64:
-    """Read what folding these events will read first: loads that do not wait for one another. `heads` is scratch."""
-    warm = np.int64(0)
-    for i in range(begin, end):
-        head = index[row_of(index, ids[i]), 1]
-        heads[i - begin] = head
-        warm ^= words[head] ^ words[head + plan[AT_TOTALS]]
-    for i in range(end - begin):
-        head = heads[i]
-        if head:
-            for vector in range(head + plan[AT_CELLS], head + plan[AT_BLOCK] + VECTOR, VECTOR):
-                warm ^= words[words[vector]]
-    return warm
+def _fetch_vectors(plan: Plan, words: Words, head: int) -> None:
+    """Ask for what folding an event will read beside the head: newest tiles, both ends of the block, seen items."""
+    for number in range(plan[CLASSES]):
+        fetch_newest_cell(plan, words, head, number)
+    block = head + plan[AT_BLOCK]
+    prefetch(words, moment_at(words, block, 0))
+    prefetch(words, moment_at(words, block, length_of(words, block)))
+    prefetch(words, words[head + plan[AT_SEEN]])
 
 
 @inlined

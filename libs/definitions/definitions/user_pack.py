@@ -3,9 +3,21 @@
 import numpy as np
 import numpy.typing as npt
 
-from definitions.aggregates import clear_head, head_of
-from definitions.compiled import inlined, kernel, put, put_half, take_half, take_i64, take_u16, take_u32
-from definitions.memory import KEYS, TOP, VECTOR, Words, capacity_of, length_of, release, reserve, set_vector, start_of
+from definitions.aggregates import clear_head, fetch_words, head_of
+from definitions.compiled import inlined, kernel, prefetch, put, put_half, take_half, take_i64, take_u16, take_u32
+from definitions.memory import (
+    KEYS,
+    LINE,
+    TOP,
+    VECTOR,
+    Words,
+    capacity_of,
+    length_of,
+    release,
+    reserve,
+    set_vector,
+    start_of,
+)
 from definitions.packed_sums import cells_bytes, count_cells, put_cells, put_words, take_cells, take_words
 from definitions.plan import BLOCK, FORMAT_VERSION
 from definitions.program import (
@@ -28,6 +40,7 @@ from definitions.program import (
     EVENT_WORDS,
     FLAGS,
     HASH,
+    HEAD_WORDS,
     HISTORIES,
     INTERACTIONS,
     KS,
@@ -49,6 +62,7 @@ from definitions.user_fold import moment_at, reserve_seen
 Bytes = npt.NDArray[np.uint8]
 
 HEADER = 33
+_AHEAD = 8  # rows
 _MOMENT_BYTES, _ENTRY_BYTES = 32, 28
 
 
@@ -59,12 +73,23 @@ def _fixed_bytes(plan: Plan) -> int:
     return int(HEADER + 8 * longs + 4 * plan[CODES] + 2 + 2 * shorts)
 
 
+@inlined
+def _fetch_ahead(plan: Plan, words: Words, heads: Words, i: int) -> None:
+    """Ask for what later rows hold: heads first, then what these point to."""
+    fetch_words(words, heads, i + 2 * _AHEAD, plan[HEAD_WORDS])
+    if i + _AHEAD < len(heads):
+        for vector in range(heads[i + _AHEAD] + plan[AT_CELLS], heads[i + _AHEAD] + plan[AT_TOTALS], VECTOR):
+            for word in range(0, 4 * LINE, LINE):
+                prefetch(words, words[vector] + word)
+
+
 @kernel
 def row_bounds(plan: Plan, words: Words, heads: Words) -> npt.NDArray[np.int64]:
     """Where each row begins, and the end, int64 (n + 1,); sweeps the rows' tiles."""
     fixed = _fixed_bytes(plan)
     bounds = np.zeros(len(heads) + 1, np.int64)
     for i in range(len(heads)):
+        _fetch_ahead(plan, words, heads, i)
         head = heads[i]
         size = fixed + cells_bytes(plan, words, head)
         size += _MOMENT_BYTES * length_of(words, head + plan[AT_BLOCK])
@@ -88,6 +113,7 @@ def put_rows(
 ) -> None:
     """Write the rows of `heads` between their `bounds`."""
     for i in range(len(heads)):
+        _fetch_ahead(plan, words, heads, i)
         head, at = heads[i], bounds[i]
         put(out, at, np.uint8(FORMAT_VERSION))
         put(out, at + 1, np.uint32(plan[HASH]))

@@ -27,7 +27,7 @@ from definitions.program import (
     Plan,
     plan_of,
 )
-from definitions.slots import Index
+from definitions.slots import Ids, Index
 from definitions.user_fold import fold_users
 from definitions.user_pack import put_rows, release_all, row_bounds, take_rows
 
@@ -99,17 +99,22 @@ class UserTable:
             _mark(words, state.dirty, head)
             del words
 
-    def take_dirty(self) -> list[int]:
-        """Ids whose rows changed since the last call, ascending."""
+    @property
+    def dirty(self) -> int:
+        """How many rows have changed since `take_dirty`."""
+        return self._state.dirty_count
+
+    def take_dirty(self) -> Ids:
+        """Ids whose rows changed since the last call, uint64 (n,), ascending."""
         return self._state.take_dirty()
 
-    def all_users(self) -> list[int]:
-        """Every id with a row, ascending; erased ones too, since their rows were emptied and must be written."""
+    def all_users(self) -> Ids:
+        """Every id with a row, uint64 (n,), ascending; erased ones too: their rows were emptied and must be written."""
         return self._state.ids()
 
-    def rows(self, ids: Sequence[int], epoch: int) -> PackedRows:
+    def rows(self, ids: Ids | Sequence[int], epoch: int) -> PackedRows:
         """The packed rows of known users, in the order given."""
-        state, user_ids = self._state, np.array(ids, np.uint64)
+        state, user_ids = self._state, np.asarray(ids, np.uint64)
         heads = state.heads(user_ids)
         if not heads.all():
             raise KeyError(f"user {user_ids[int(np.argmin(heads))]} has no row")
@@ -125,7 +130,7 @@ class UserTable:
             return pack_user(self._layout, UserState(self._layout.user), epoch)
         return self.rows([user_id], epoch).data.tobytes()
 
-    def save(self, ids: Sequence[int] | None = None) -> bytes:
+    def save(self, ids: Ids | None = None) -> bytes:
         """The whole state, or that of some known users, ascending; the same bytes for the same log."""
         return save_rows(_MAGIC, self._layout.layout_hash, self.rows(self.all_users() if ids is None else ids, 0))
 

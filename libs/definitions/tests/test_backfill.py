@@ -106,7 +106,7 @@ class Stream:
             mine = mine.take(self.dedupers[partition].keep(mine.event_id, mine.offset))
             self.users.fold(mine)
             table.fold(mine)
-            for item in table.take_dirty():
+            for item in table.take_dirty().tolist():
                 self.snapshot.apply(partition, item, table.partial(item))
             self.snapshot.mark(partition, 0)
 

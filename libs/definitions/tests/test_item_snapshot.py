@@ -144,7 +144,7 @@ def test_popular_is_by_label_weighted_totals_of_the_catalogue(layout: Layout, ev
     events = [event(1, 2, 2, 4, BASE), event(1, 3, 2, 3, BASE), event(1, 4, 1, 0, BASE), event(1, 9, 2, 5, BASE)]
     table = ItemTable(layout)
     table.fold(columns([*events, event(1, 2, 2, 5, BASE), event(1, 5, 1, 0, BASE)]))
-    for item in table.all_items():
+    for item in table.all_items().tolist():
         snapshot.apply(0, item, table.partial(item))
     snapshot.mark(0, 1)
     for item in (6, 5, 4, 3, 2):

@@ -155,7 +155,7 @@ def serve(layout: Layout, columns: Callable[[Sequence[Any]], EventColumns]) -> C
         for item, genre in GENRES.items():
             codes = pb.AttributeValue(categories=pb.CategoryCodes(codes=[genre]))
             snapshot.put_item(pb.Item(id=item, attributes={"genre": codes}))
-        for item in items.take_dirty():
+        for item in items.take_dirty().tolist():
             snapshot.apply(0, item, items.partial(item))
         snapshot.mark(0, len(events))
         row = unpack_user_row(layout, users.row(user, epoch=1))

@@ -55,8 +55,8 @@ class Checkpoint:
         """Its name in the epoch's folder."""
         return f"increment-{self.serial}-{self.increment}" if self.increment else _FILE
 
-    def encode(self) -> bytes:
-        """The file's bytes, checksum included."""
+    def encode(self) -> list[bytes]:
+        """The file's bytes in parts, checksum included."""
         head = json.dumps(
             {
                 "epoch": self.epoch,
@@ -67,8 +67,11 @@ class Checkpoint:
                 "sections": [[name, len(section)] for name, section in self.sections.items()],
             },
         ).encode()
-        body = b"".join([_LENGTH.pack(len(head)), head, *self.sections.values()])
-        return _PREFIX.pack(_MAGIC, xxhash.xxh3_128_digest(body)) + body
+        body = [_LENGTH.pack(len(head)), head, *self.sections.values()]
+        checksum = xxhash.xxh3_128()
+        for part in body:
+            checksum.update(part)
+        return [_PREFIX.pack(_MAGIC, checksum.digest()), *body]
 
     @classmethod
     def decode(cls, raw: bytes) -> "Checkpoint":
@@ -198,10 +201,10 @@ class CheckpointFolder:
         self.check(checkpoint.epoch)
         folder = self.root / str(checkpoint.epoch)
         temporary = folder / f"{_FILE}.tmp"
-        raw = checkpoint.encode()
+        parts = checkpoint.encode()
         try:
             with temporary.open("wb") as file:
-                file.write(raw)
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             fp("features.checkpoint_written")
@@ -217,7 +220,7 @@ class CheckpointFolder:
                 if not old.name.startswith(f"increment-{checkpoint.serial}-"):
                     old.unlink(missing_ok=True)
         self._clean_up()
-        return len(raw)
+        return sum(map(len, parts))
 
     def _clean_up(self) -> None:
         finished = [epoch for epoch in self.epochs() if (self.root / str(epoch) / _FILE).exists()]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import structlog
-from definitions.item_feed import item_features_key, marker_value, partial_value
+from definitions.item_feed import item_features_key, item_features_keys, marker_value, partial_value
+from definitions.packed_rows import PackedRows
 from definitions.record_columns import RecordColumns
 from definitions.records import corrupt_batch
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -16,6 +17,7 @@ from kafka.structs import OffsetAndMetadata
 from servicekit.errors import LogError
 from servicekit.kafka import bounds_of, make_consumer, make_producer, partitions_of, translate, translated
 from servicekit.kafka.column_reader import ColumnReader, Item
+from servicekit.kafka.column_writer import send_columns
 from servicekit.kafka.columns import CorruptBatch
 from servicekit.topics import item_features_topic, topic
 
@@ -136,13 +138,21 @@ class KafkaItems:
         self._audit = Audit(bootstrap)
         self._failures: queue.SimpleQueue[BaseException] = queue.SimpleQueue()  # filled by the producer's thread
 
-    def publish(self, usecase: str, origin: int, partials: Mapping[int, bytes], epoch: int, offset: int) -> None:
-        """Buffer partials, then the marker."""
-        name, partition = item_features_topic(usecase, self._revision), origin % self._partitions[usecase]
-        for item, partial in partials.items():
-            self._send(name, partition, item_features_key(item, origin), partial_value(epoch, partial))
-        self._send(name, partition, item_features_key(0, origin), marker_value(epoch, offset))
-        self._audit.sent(TopicPartition(name, partition), len(partials) + 1)
+    def publish(self, usecase: str, origin: int, partials: PackedRows, epoch: int, offset: int) -> None:
+        """Hand partials, then the marker, to the producer."""
+        name = TopicPartition(item_features_topic(usecase, self._revision), origin % self._partitions[usecase])
+        keys = item_features_keys(partials.ids, origin)
+        try:
+            if self._producer is None:
+                self._producer = make_producer(self._bootstrap, connect_s=1.0)
+            prefix = partial_value(epoch, b"")
+            send_columns(self._producer, name, keys, prefix, partials.data, partials.bounds, self._failures.put)
+            self._producer.send(
+                name.topic, marker_value(epoch, offset), item_features_key(0, origin), partition=name.partition
+            ).add_errback(self._failures.put)
+        except (KafkaError, LogError) as exc:
+            self._fail(exc)
+        self._audit.sent(name, len(partials) + 1)
 
     def flush(self) -> None:
         """Wait until everything is acknowledged, up to 30 s."""
@@ -178,14 +188,6 @@ class KafkaItems:
         if self._producer is not None:
             self._producer.close(timeout=0)
             self._producer = None
-
-    def _send(self, name: str, partition: int, key: bytes, value: bytes) -> None:
-        try:
-            if self._producer is None:
-                self._producer = make_producer(self._bootstrap, connect_s=1.0)
-            self._producer.send(name, value=value, key=key, partition=partition).add_errback(self._failures.put)
-        except (KafkaError, LogError) as exc:
-            self._fail(exc)
 
     def _fail(self, exc: BaseException) -> None:
         """Begin anew with a fresh producer: one that lost a record may have lost its sequence too."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from definitions.packed_rows import PackedRows
 from definitions.record_columns import RecordColumns
 from definitions.records import BadRecord
 
@@ -91,8 +92,8 @@ class Source(Protocol):
 class ItemSink(Protocol):
     """The topic `item-features`, written. Raises PublishFailed."""
 
-    def publish(self, usecase: str, origin: int, partials: Mapping[int, bytes], epoch: int, offset: int) -> None:
-        """Send partials by item id, then the marker: the origin's state below `offset` has been sent."""
+    def publish(self, usecase: str, origin: int, partials: PackedRows, epoch: int, offset: int) -> None:
+        """Send partials, then the marker: the origin's state below `offset` has been sent."""
         ...
 
     def flush(self) -> None:

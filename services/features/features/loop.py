@@ -4,11 +4,14 @@ Every output is an absolute value guarded by (epoch, offsets), and the offsets a
 line costs a replay, never a count.
 """
 
+import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
 import structlog
 from servicekit.errors import LogUnavailable
@@ -16,11 +19,17 @@ from servicekit.failpoints import fp
 from servicekit.watchdog import Watchdog
 from stores.errors import StoreUnavailable
 
+from features.emission import RowEmitter, RowPace
 from features.errors import CheckpointUnwritable, NoAnswer, PublishFailed
 from features.log import Batch, ItemSink, Lease, Place, Source
 from features.metrics import FeatureMetrics
 from features.owned import Owned
 from features.partition import INTERACTIONS
+
+_INLINE_RECORDS: Final = 2_000  # fewer are folded sooner than a thread wakes
+
+K = TypeVar("K")
+R = TypeVar("R")
 
 Offsets = Mapping[str, Mapping[str, Mapping[str, int]]]
 """Next offsets by use case, partition and topic."""
@@ -30,14 +39,16 @@ Offsets = Mapping[str, Mapping[str, Mapping[str, int]]]
 class Pace:
     """How often things happen, in seconds."""
 
-    users_s: float = 0.1  # changed rows at the latest; at once when a poll brings nothing new
+    rows: RowPace = field(default_factory=RowPace)
     items_s: float = 1.0  # changed partials at the latest
     items_idle_s: float = 0.1  # changed partials once nothing has come for so long
     items_most_s: float = 5.0  # the same, at the latest under load
     checkpoint_s: float = 5.0
+    checkpoint_most_s: float = 10.0  # the same, at the latest under load
     wait_s: float = 0.2  # longest poll
-    retry_s: float = 1.0  # after a store that did not answer
-    rest: float = 3.0  # pause after an emission, in its durations: emission takes at most 25 % of the loop
+    look_s: float = 0.002  # the same while rows wait: so long without news, and the log has been read to its end
+    retry_s: float = 1.0  # after a log that did not answer
+    items_rest: float = 11.0  # pause after an emission, in its durations: partials take a twelfth of the loop at most
 
 
 class FeatureLoop:
@@ -64,9 +75,24 @@ class FeatureLoop:
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("features")
         self._watchdog = Watchdog()
         self._flushes: queue.SimpleQueue[_Flush] = queue.SimpleQueue()
+        self._writer = ThreadPoolExecutor(1, "rows")
+        self._rows = [
+            RowEmitter(
+                usecase,
+                [each for each in owned if each.usecase == usecase],
+                metrics,
+                pace=self._pace.rows,
+                clock=clock,
+                writer=self._writer,
+            )
+            for usecase in sorted({each.usecase for each in owned})
+        ]
+        self._pool = ThreadPoolExecutor(max(1, min(len(owned), os.cpu_count() or 1)), "features")
+        self._had_news = False
+        self._ahead: Sequence[Batch] = ()  # read, and not yet folded
         now = clock()
-        self._users_due = self._items_due = self._retry_at = self._last_news = now
-        self._checkpoint_due = now + self._pace.checkpoint_s
+        self._items_due = self._last_news = now
+        self._checkpointed = now
 
     def run(self, stop: threading.Event) -> None:
         """Recover, then fold and emit until `stop`, then emit and save all.
@@ -108,24 +134,33 @@ class FeatureLoop:
 
     def step(self) -> None:
         """One turn: poll, fold, and emit or save what is due."""
-        batches = self._source.poll(self._patience_s())
+        batches, self._ahead = self._ahead, ()
+        if not batches:
+            with self._metrics.part("poll"):
+                batches = self._source.poll(self._patience_s())
         now = self._clock()
         if batches:
             fp("features.polled")
-        for batch in batches:
-            self._fold(batch)
+            with self._metrics.part("fold"):
+                self._fold(batches)
             self._last_news = now
-        if batches:
             fp("features.folded")
+        self._had_news = bool(batches)
         self._end_silence()
-        if not batches or now >= self._users_due:
+        self._emit(now, idle=not (batches or self._ahead or any(self._source.lags().values())))
+        self._tell_changed()
+        self._answer_flushes()
+
+    def _emit(self, now: float, *, idle: bool) -> None:
+        """Emit or save what is due."""
+        was_running = self._is_writing
+        if any(rows.is_due(now, idle=idle) for rows in self._rows):
             self._emit_users()
-        if now >= min(self._items_due, self._last_news + self._pace.items_idle_s):
+        if now >= self._items_at():
             self._emit_items()
-        if now >= self._checkpoint_due:
+        if self._is_checkpoint_due(now, emitted=was_running and not self._is_writing):
             self.checkpoint()
             self._watch(now)
-        self._answer_flushes()
 
     def checkpoint(self) -> None:
         """Save what has moved, in the only safe order.
@@ -139,11 +174,11 @@ class FeatureLoop:
         """
         self._refill_emptied()
         saved = False
-        if self._emit_users() and self._emit_items() and self._flush_items():
+        if self._emit_users(wait=True) and self._emit_items() and self._flush_items():
             saved = self._save()
             self._audit()
         self._on_ready(saved and len(self._speaking()) == len(self._owned))
-        self._checkpoint_due = self._clock() + self._pace.checkpoint_s
+        self._checkpointed = self._clock()
 
     def request_checkpoint(self, timeout_s: float = 30.0) -> Offsets:
         """From another thread: save now; the offsets below which everything is saved.
@@ -160,23 +195,62 @@ class FeatureLoop:
     # The parts of a turn ---------------------------------------------------------------------------------------
 
     def _patience_s(self) -> float:
-        """How long a poll may wait: not at all while rows wait to be seen."""
+        """How long a poll may wait: hardly while rows wait to be seen."""
         now = self._clock()
-        due = [now + self._pace.wait_s, self._checkpoint_due]
+        due = [now + self._pace.wait_s, self._checkpoint_at()]
+        look_at = now if self._had_news else now + self._pace.look_s
+        due += [rows.look_at(now, look_at) for rows in self._rows]
         for each in self._speaking():
-            if each.state.dirty_users():
-                due.append(self._retry_at)
-            if each.state.dirty_items():
-                due.append(min(self._items_due, self._last_news + self._pace.items_idle_s))
+            if each.state.changed_items:
+                due.append(self._items_at())
         return max(0.0, min(due) - now)
 
-    def _fold(self, batch: Batch) -> None:
-        usecase, kind, partition = batch.place
-        each = self._owned[usecase, partition]
-        folded = each.state.fold(kind, batch.records, batch.next_offset)
-        if folded.oldest_us is not None:
-            each.oldest_us = folded.oldest_us if each.oldest_us is None else min(folded.oldest_us, each.oldest_us)
-        self._metrics.folded(batch, folded)
+    @property
+    def _is_writing(self) -> bool:
+        return any(rows.is_running for rows in self._rows)
+
+    def _is_checkpoint_due(self, now: float, *, emitted: bool) -> bool:
+        """A checkpoint waits for all rows: it is best taken when many have just been `emitted`."""
+        return now >= (self._checkpointed + self._pace.checkpoint_s if emitted else self._checkpoint_at())
+
+    def _checkpoint_at(self) -> float:
+        """When one is due; under load, not before rows are emitted anyhow."""
+        from_ = max(self._checkpointed + self._pace.checkpoint_s, *(rows.next_at for rows in self._rows))
+        return min(from_, self._checkpointed + max(self._pace.checkpoint_s, self._pace.checkpoint_most_s))
+
+    def _items_at(self) -> float:
+        return min(self._items_due, self._last_news + self._pace.items_idle_s)
+
+    def _fold(self, batches: Sequence[Batch]) -> None:
+        """Fold each partition's batches in their order, several partitions at once, and read on meanwhile."""
+        groups: dict[tuple[str, int], list[Batch]] = {}
+        for batch in batches:
+            groups.setdefault((batch.place.usecase, batch.place.partition), []).append(batch)
+        if sum(len(batch.records) for batch in batches) < _INLINE_RECORDS:
+            done = [self._owned[key].fold(group) for key, group in groups.items()]
+        else:
+            running = [self._pool.submit(self._owned[key].fold, group) for key, group in groups.items()]
+            try:
+                self._ahead = self._source.poll(0.0)
+            finally:
+                wait(running)
+            done = [each.result() for each in running]
+        self._tell_changed()
+        for group, folded in zip(groups.values(), done, strict=True):
+            for batch, result in zip(group, folded, strict=True):
+                self._metrics.folded(batch, result)
+
+    def _at_once(self, work: Callable[[K], R], keys: Collection[K]) -> list[R]:
+        """`work` for all keys, on all cores; none is left running, whatever one of them raises."""
+        if len(keys) == 1:
+            return [work(key) for key in keys]
+        running = [self._pool.submit(work, key) for key in keys]
+        wait(running)
+        return [each.result() for each in running]
+
+    def _tell_changed(self) -> None:
+        for rows in self._rows:
+            self._metrics.changed(rows.usecase, rows.changed)
 
     def _speaking(self) -> list[Owned]:
         """The partitions that may emit: their replay is over."""
@@ -185,7 +259,7 @@ class FeatureLoop:
     def _end_silence(self) -> None:
         """Partitions that have reached the end seen at their lease may emit from now on."""
         silent = [each for each in self._owned.values() if each.silent_until]
-        if not silent:
+        if not silent or self._ahead:
             return
         positions = self._source.positions()
         for each in silent:
@@ -195,7 +269,7 @@ class FeatureLoop:
         if not any(each.silent_until for each in silent):
             self._log.info("replayed", partitions=len(self._owned))
             self._refill_emptied()
-            self._on_ready(self._emit_users() and self._emit_items())
+            self._on_ready(self._emit_users(wait=True) and self._emit_items())
 
     def _refill_emptied(self) -> None:
         for each in self._speaking():
@@ -207,40 +281,28 @@ class FeatureLoop:
                 self._log.warning("online store is new: writing all rows", usecase=each.usecase, rows=refilled)
                 self._metrics.refills.labels(each.usecase).inc()
 
-    def _emit_users(self) -> bool:
-        """Write changed rows; False if some must wait because the store is away."""
-        started = self._clock()
-        waiting = [each for each in self._speaking() if each.state.dirty_users()]
-        if waiting and started < self._retry_at:
-            return False
-        for each in waiting:
-            began = self._clock()
-            try:
-                rows = each.write_rows()
-            except StoreUnavailable as exc:
-                self._log.warning("online store unavailable", usecase=each.usecase, error=str(exc))
-                self._metrics.store_errors.labels(each.usecase).inc()
-                self._retry_at = self._clock() + self._pace.retry_s
-                self._on_ready(False)  # noqa: FBT003  the callback's one argument
-                return False
-            self._metrics.emission(each.usecase, "users", rows, self._clock() - began)
-            if each.oldest_us is not None:
-                self._metrics.visible(each.usecase, each.oldest_us)
-                each.oldest_us = None
-        ended = self._clock()
-        self._users_due = ended + max(self._pace.users_s, self._pace.rest * (ended - started))
-        return True
+    def _emit_users(self, *, wait: bool = False) -> bool:
+        """Write changed rows, many of them beside the loop unless it is to wait; False if the store is away."""
+        with self._metrics.part("rows"):
+            outcomes = [rows.finish() if wait else rows.emit() for rows in self._rows]
+        if not all(outcomes):
+            self._on_ready(False)  # noqa: FBT003  the callback's one argument
+        return all(outcomes)
 
     def _emit_items(self) -> bool:
         """Send changed partials, each partition's followed by its marker; False if the log takes none now."""
+        with self._metrics.part("items"):
+            return self._send_items()
+
+    def _send_items(self) -> bool:
         started = self._clock()
         for each in self._speaking():
-            if not (items := each.state.dirty_items()):
+            if not each.state.changed_items:
                 continue
             each.folder.check(each.epoch)
             fp("features.items_checked")
             began = self._clock()
-            partials = dict(each.state.items.partials(sorted(items)).items())
+            partials = each.state.items.partials(each.state.dirty_items())
             offset = each.state.offsets[INTERACTIONS]
             try:
                 self._items.publish(each.usecase, each.state.partition, partials, each.epoch, offset)
@@ -251,13 +313,14 @@ class FeatureLoop:
             each.state.items_sent()
             self._metrics.emission(each.usecase, "items", len(partials), self._clock() - began)
         ended = self._clock()
-        stretched_s = min(self._pace.items_most_s, self._pace.rest * (ended - started))
-        self._items_due = ended + max(self._pace.items_s, stretched_s)
+        rest_s = min(self._pace.items_most_s, self._pace.items_rest * (ended - started))
+        self._items_due = ended + max(self._pace.items_s, rest_s)
         return True
 
     def _flush_items(self) -> bool:
         try:
-            self._items.flush()
+            with self._metrics.part("items"):
+                self._items.flush()
         except PublishFailed as exc:
             self._items_failed(exc)
             return False
@@ -288,18 +351,23 @@ class FeatureLoop:
         self._items_due = self._last_news = self._clock() + self._pace.retry_s
 
     def _save(self) -> bool:
-        for each in self._speaking():
-            began = self._clock()
-            try:
-                size = each.save()
-            except CheckpointUnwritable as exc:
-                self._log.error("checkpoint not written", error=str(exc))
-                return False
-            if size:
-                self._metrics.checkpoint(each.usecase, each.state.partition, size, self._clock() - began)
         speaking = self._speaking()
+        try:
+            with self._metrics.part("checkpoint"):
+                saved = self._at_once(self._save_one, speaking)
+        except CheckpointUnwritable as exc:
+            self._log.error("checkpoint not written", error=str(exc))
+            return False
+        for each, size, took_s in saved:
+            if size:
+                self._metrics.checkpoint(each.usecase, each.state.partition, size, took_s)
         self._source.commit({each.place(kind): at for each in speaking for kind, at in each.saved.items()})
         return True
+
+    def _save_one(self, each: Owned) -> tuple[Owned, int, float]:
+        began = self._clock()
+        size = each.save()
+        return each, size, self._clock() - began
 
     def _watch(self, now: float) -> None:
         for each in self._owned.values():

@@ -1,6 +1,8 @@
 """What the features service counts and times."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -35,6 +37,8 @@ class FeatureMetrics:
             buckets=_RECORDS,
             registry=registry,
         )
+        self._loop = counter("loop_seconds_total", "What the loop's time went to; waiting for the log is poll.", "part")
+        self._changed = gauge("changed_rows", "Rows that wait to be written.", "usecase")
         self._emit_seconds = seconds("emit_seconds", "One emission of what had changed.", "usecase", "what")
         self._emitted = counter("emitted_total", "Rows and partials written.", "usecase", "what")
         self._visible_seconds = seconds(
@@ -66,6 +70,19 @@ class FeatureMetrics:
             self._duplicates.labels(usecase).inc(folded.duplicates)
         for record in [*folded.bad, *batch.lost]:
             self._bad.labels(usecase, topic, record.reason_name).inc()
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the time inside to a part of the loop."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._loop.labels(name).inc(time.monotonic() - began)
+
+    def changed(self, usecase: str, rows: int) -> None:
+        """Say how many rows wait."""
+        self._changed.labels(usecase).set(rows)
 
     def emission(self, usecase: str, what: str, count: int, took_s: float) -> None:
         """Count one emission of one partition."""

@@ -1,22 +1,23 @@
 """One owned partition with its lease, its online store and its checkpoints."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
+import numpy as np
 from definitions.errors import DefinitionsError
 from definitions.packed import read_header
-from servicekit.failpoints import fp
 from stores.online import OnlineStore
 
 from features.checkpoints import CheckpointFolder
-from features.errors import CheckpointUnusable, OffsetGone, StoreAhead
-from features.log import Bounds, Found, Origin, Place
-from features.partition import INTERACTIONS, KINDS, PartitionState
+from features.errors import CheckpointUnusable, OffsetGone
+from features.log import Batch, Bounds, Found, Origin, Place
+from features.partition import INTERACTIONS, KINDS, Folded, PartitionState
 
 _CLAIMED: Final = "store-claimed"  # beside the partitions' folders: this log's rows are in the online store
-_ROWS_PER_WRITE: Final = 10_000  # bounds memory and the store's transaction
+_ROWS_PER_READ: Final = 10_000  # bounds memory
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Owned:
         saved: offsets of the last checkpoint, by kind.
         store_id: identity of the online store that holds this partition's rows.
         oldest_us: broker's time of the oldest event that is not emitted yet.
+        lock: for the users' state, while rows are packed beside the loop.
         increments_from: bytes of a full checkpoint from which on increments follow it, until they are as large.
     """
 
@@ -43,6 +45,7 @@ class Owned:
     oldest_us: int | None = None
     known: int = 0  # offset of `item-features` below which nothing is another's
     increments_from: int = 1 << 20  # a smaller one is written in no time
+    lock: threading.Lock = field(default_factory=threading.Lock)
     _is_claimed: bool = False
     _serial: int = 0  # of this epoch's last full checkpoint, 0 for none
     _increment: int = 0
@@ -85,6 +88,17 @@ class Owned:
         self.silent_until = {kind: bounds[place].end for kind, place in places.items()}
         return {place: _start(place, self.state.offsets[kind], bounds[place]) for kind, place in places.items()}
 
+    def fold(self, batches: Sequence[Batch]) -> list[Folded]:
+        """Apply the partition's next batches, in order; what each came to."""
+        found = []
+        for batch in batches:
+            with self.lock:
+                folded = self.state.fold(batch.place.kind, batch.records, batch.next_offset)
+            if folded.oldest_us is not None:
+                self.oldest_us = folded.oldest_us if self.oldest_us is None else min(folded.oldest_us, self.oldest_us)
+            found.append(folded)
+        return found
+
     def claim_store(self) -> None:
         """Empty the online store if no worker of this log has written to it yet: its rows are another log's.
 
@@ -97,30 +111,6 @@ class Owned:
             self.store.clear()
             claimed.touch()
         self._is_claimed = True
-
-    def write_rows(self) -> int:
-        """Write every changed row and wait for the store; how many.
-
-        Raises:
-            LeaseLost: another worker owns the partition.
-            StoreAhead: the store refused rows although this worker holds the newest lease.
-            StoreUnavailable: try again; the rows stay changed.
-        """
-        self.folder.check(self.epoch)
-        self.claim_store()
-        fp("features.rows_checked")
-        users = sorted(self.state.dirty_users())
-        remaining = iter(users)
-        while chunk := list(islice(remaining, _ROWS_PER_WRITE)):
-            rows = dict(self.state.users.rows(chunk, self.epoch).items())
-            if (won := self.store.write(rows)) < len(rows):
-                self.folder.check(self.epoch)
-                raise StoreAhead(
-                    f"{len(rows) - won} rows of {self.usecase} partition {self.state.partition} lost to rows newer "
-                    f"than epoch {self.epoch}: {self.folder.root} does not belong to this online store; remove one"
-                )
-        self.state.users_emitted()
-        return len(users)
 
     def refill_if_emptied(self) -> int:
         """Count every row as changed if the store was emptied or replaced; how many. StoreUnavailable: unknown."""
@@ -142,7 +132,7 @@ class Owned:
         CheckpointUnwritable: the next look begins further back.
         """
         if found.items:
-            self.state.resend(found.items)
+            self.state.resend(np.array(sorted(found.items), np.uint64))
         elif found.reached != self.known:
             self.folder.note_known(found.reached)
         self.known = found.reached
@@ -188,6 +178,6 @@ def _start(place: Place, offset: int, bounds: Bounds) -> int:
 def newest_epoch(store: OnlineStore) -> int:
     """Highest epoch of any stored row, 0 for none."""
     newest, remaining = 0, iter(store.all_ids().tolist())
-    while chunk := list(islice(remaining, _ROWS_PER_WRITE)):
+    while chunk := list(islice(remaining, _ROWS_PER_READ)):
         newest = max([newest, *(read_header(row).epoch for row in store.read_many(chunk).values())])
     return newest

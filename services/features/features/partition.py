@@ -1,9 +1,10 @@
 """The state of one partition: what its records do to it, what of it has changed, and how it is saved."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
 from definitions.column_decode import decode_interactions_columns
 from definitions.dedupe import Deduper
 from definitions.events import EventColumns
@@ -11,6 +12,7 @@ from definitions.item_table import ItemTable
 from definitions.layout import Layout
 from definitions.record_columns import RecordColumns
 from definitions.records import BadRecord, decode_users
+from definitions.slots import Ids
 from definitions.user_state import UserTable
 
 from features.checkpoints import Checkpoint
@@ -18,6 +20,7 @@ from features.checkpoints import Checkpoint
 INTERACTIONS: Final = "interactions"
 USERS: Final = "users"
 KINDS: Final = (INTERACTIONS, USERS)
+NO_IDS: Final[Ids] = np.empty(0, np.uint64)
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,44 @@ class Folded:
     duplicates: int = 0
     bad: Sequence[BadRecord] = field(default=())
     oldest_us: int | None = None  # broker's time of the oldest folded record
+
+
+def joined(these: Ids, those: Ids) -> Ids:
+    """Ids of both, uint64 (n,), ascending, each once."""
+    return unique(np.concatenate([these, those])) if len(these) and len(those) else those if len(those) else these
+
+
+def unique(ids: Ids) -> Ids:
+    """Each id once, ascending. Sorting some ascending runs is quick, and numpy's `unique` does it by hashing."""
+    ids = np.sort(ids, kind="stable")
+    return ids[np.concatenate([[True], ids[1:] != ids[:-1]])] if len(ids) else ids
+
+
+class _Changes:
+    """Ids that wait to be emitted, and those that have changed since the last checkpoint."""
+
+    def __init__(self) -> None:
+        self.dirty = NO_IDS
+        self._unsaved: list[Ids] = []
+
+    def mark(self, ids: Ids) -> Ids:
+        """Take more, ascending; all that wait."""
+        self.dirty = joined(self.dirty, ids)
+        return self.dirty
+
+    def emitted(self) -> None:
+        """Nothing waits any more."""
+        self._unsaved.append(self.dirty)
+        self.dirty = NO_IDS
+
+    def unsaved(self) -> Ids:
+        """What was emitted since `saved`, ascending."""
+        self._unsaved = [unique(np.concatenate(self._unsaved))] if self._unsaved else []
+        return self._unsaved[0] if self._unsaved else NO_IDS
+
+    def saved(self) -> None:
+        """All of it is in a checkpoint."""
+        self._unsaved = []
 
 
 class PartitionState:
@@ -43,11 +84,9 @@ class PartitionState:
         self.users = UserTable(layout)
         self.items = ItemTable(layout)
         self._deduper = Deduper(layout.usecase.dedupe_offsets)
-        self._dirty_users: set[int] = set()
-        self._dirty_items: set[int] = set()
-        self._sent_items: set[int] = set()  # on their way, not yet acknowledged
-        self._unsaved_users: set[int] = set()  # changed since the last checkpoint
-        self._unsaved_items: set[int] = set()
+        self._users = _Changes()
+        self._items = _Changes()
+        self._sent_items = NO_IDS  # on their way, not yet acknowledged
         self._saved_at = 0  # `interactions` offset of the last checkpoint
 
     def fold(self, kind: str, records: RecordColumns, next_offset: int) -> Folded:
@@ -76,51 +115,57 @@ class PartitionState:
         oldest_us = int(records.timestamp_us.min()) if len(records) else None
         return Folded(len(users), 0, bad, oldest_us)
 
-    def dirty_users(self) -> set[int]:
-        """Users whose rows have changed since `users_emitted`."""
-        self._dirty_users.update(self.users.take_dirty())
-        return self._dirty_users
+    @property
+    def changed_users(self) -> int:
+        """How many rows have changed since `users_emitted`, some of them perhaps counted twice."""
+        return self.users.dirty + len(self._users.dirty)
 
-    def dirty_items(self) -> set[int]:
-        """Items whose partials have changed since `items_sent`."""
-        self._dirty_items.update(self.items.take_dirty())
-        return self._dirty_items
+    @property
+    def changed_items(self) -> int:
+        """How many partials have changed since `items_sent`, some of them perhaps counted twice."""
+        return self.items.dirty + len(self._items.dirty)
+
+    def dirty_users(self) -> Ids:
+        """Users whose rows have changed since `users_emitted`, ascending."""
+        return self._users.mark(self.users.take_dirty())
+
+    def dirty_items(self) -> Ids:
+        """Items whose partials have changed since `items_sent`, ascending."""
+        return self._items.mark(self.items.take_dirty())
 
     def users_emitted(self) -> None:
         """The store has answered for every dirty user."""
-        self._unsaved_users |= self._dirty_users
-        self._dirty_users.clear()
+        self._users.emitted()
 
     def items_sent(self) -> None:
         """Every dirty item is on its way to the log."""
-        self._sent_items |= self._dirty_items
-        self._unsaved_items |= self._dirty_items
-        self._dirty_items.clear()
+        self._sent_items = joined(self._sent_items, self._items.dirty)
+        self._items.emitted()
 
     def items_acknowledged(self) -> None:
         """The log has all that was sent."""
-        self._sent_items.clear()
+        self._sent_items = NO_IDS
 
     def items_lost(self) -> None:
         """The log may lack what was sent: send it again."""
-        self._dirty_items |= self._sent_items
-        self._sent_items.clear()
+        self._items.mark(self._sent_items)
+        self._sent_items = NO_IDS
 
-    def resend(self, items: Collection[int]) -> None:
-        """Count `items` as changed: another has written over their partials."""
-        self._dirty_items.update(items)
+    def resend(self, items: Ids) -> None:
+        """Count `items`, ascending, as changed: another has written over their partials."""
+        self._items.mark(items)
 
-    def refill(self, users: Sequence[int]) -> None:
-        """Count `users` as changed: the store has lost their rows."""
-        self._dirty_users.update(users)
+    def refill(self, users: Ids) -> None:
+        """Count `users`, ascending, as changed: the store has lost their rows."""
+        self._users.mark(users)
 
     def checkpoint(self, epoch: int, store_id: str, serial: int = 1, increment: int = 0) -> Checkpoint:
         """All of the state, or as an increment what has changed since `saved`; nothing may be dirty (emit first)."""
         sections: Mapping[str, bytes]
         if increment:
             sections = {
-                "users": self.users.save(sorted(self._unsaved_users)),
-                "items": self.items.save(sorted(self._unsaved_items)),
+                "users": self.users.save(self._users.unsaved()),
+                "items": self.items.save(self._items.unsaved()),
                 "dedupe": self._deduper.save_since(self._saved_at),
             }
         else:
@@ -130,8 +175,8 @@ class PartitionState:
 
     def saved(self) -> None:
         """The checkpoint is durable: the next increment begins here."""
-        self._unsaved_users.clear()
-        self._unsaved_items.clear()
+        self._users.saved()
+        self._items.saved()
         self._saved_at = self.offsets[INTERACTIONS]
 
     def restore(self, checkpoints: Sequence[Checkpoint]) -> None:
@@ -144,6 +189,5 @@ class PartitionState:
             self.items.update(each.sections["items"])
         self._deduper.load(*(each.sections["dedupe"] for each in checkpoints))
         self.offsets = {kind: checkpoints[-1].offsets[kind] for kind in KINDS}
-        self._dirty_users.clear()
-        self._dirty_items.clear()
+        self._users, self._items, self._sent_items = _Changes(), _Changes(), NO_IDS
         self.saved()

@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from definitions.layout import Layout, layout_of
+from definitions.packed_rows import PackedRows
 from definitions.record_columns import RecordColumns
 from definitions.records import LogRecord
 from definitions.usecase import load_usecase
 from features.checkpoints import Checkpoint, CheckpointFolder
+from features.emission import RowPace
 from features.errors import CheckpointUnwritable, PublishFailed
 from features.log import Batch, Bounds, Found, Lease, Origin, Place
 from features.loop import FeatureLoop, Pace
@@ -156,6 +158,11 @@ class FakeStore:
         self._fuse.burn()
         return len(won)
 
+    def write_rows(
+        self, ids: npt.NDArray[np.uint64], bounds: npt.NDArray[np.int64], data: npt.NDArray[np.uint8]
+    ) -> int:
+        return self.write(dict(PackedRows(ids, bounds, data).items()))
+
     def read(self, user_id: int) -> bytes | None:
         return self.rows.get(user_id)
 
@@ -192,7 +199,7 @@ class FakeTopic:
         self,
         usecase: str,
         origin: int,
-        partials: Mapping[int, bytes],
+        partials: PackedRows,
         epoch: int,
         offset: int,
     ) -> None:
@@ -267,7 +274,7 @@ class FusedFolder(CheckpointFolder):
         self.check(checkpoint.epoch)
         if self.is_full:
             raise CheckpointUnwritable("full")
-        raw = checkpoint.encode()
+        raw = b"".join(checkpoint.encode())
         for part in (0, len(raw) // 2, len(raw)):  # a temporary file cut anywhere
             (self.root / str(checkpoint.epoch) / "checkpoint.tmp").write_bytes(raw[:part])
             self._fuse.burn()
@@ -280,6 +287,7 @@ class World:
     """Log, store, topic and disk of one use case with two partitions; loops come and go."""
 
     increments_from = 1 << 20
+    rows = RowPace()
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -290,6 +298,7 @@ class World:
         self.log = FakeLog()
         self.store, self.topic = FakeStore(self.fuse), FakeTopic(self.fuse)
         self.is_ready: list[bool] = []
+        self.last: FeatureLoop | None = None
         self._sent = 0
         self.registry = CollectorRegistry()
         for partition in range(2):
@@ -298,6 +307,8 @@ class World:
 
     def loop(self, partitions: Sequence[int] = (0, 1), **pace: float) -> FeatureLoop:
         """A new process: all but log, store, topic and disk begins anew; `reader`, `owned`, `folders` are its own."""
+        if self.last is not None:
+            self.last._writer.submit(int).result()  # what it writes beside its loop has come
         self.topic.lose_buffer()
         self.registry = CollectorRegistry()
         self.folders = [FusedFolder(self.folder / "log" / str(partition), self.fuse) for partition in partitions]
@@ -313,15 +324,16 @@ class World:
         ]
         places = [each.place(kind) for each in self.owned for kind in KINDS]
         self.reader = FakeReader(self.log, places, self.clock, self.fuse)
-        return FeatureLoop(
+        self.last = FeatureLoop(
             self.owned,
             self.reader,
             self.topic,
             FeatureMetrics(self.registry),
-            pace=Pace(**pace),
+            pace=Pace(rows=self.rows, **pace),
             clock=self.clock,
             on_ready=self.is_ready.append,
         )
+        return self.last
 
     def event(self, event_id: int, user: int, item: int = 7, **changed: object) -> int:
         """Append one interaction to its user's partition."""
@@ -368,8 +380,8 @@ class World:
             for kind in ("interactions", "users"):
                 records = self.log.records[Place("shop", kind, partition)]
                 state.fold(kind, RecordColumns.of(records), len(records))
-            rows |= {user: state.users.row(user, 0) for user in state.users.all_users()}
-            partials |= {(partition, item): state.items.partial(item) for item in state.items.all_items()}
+            rows |= {user: state.users.row(user, 0) for user in state.users.all_users().tolist()}
+            partials |= {(partition, item): state.items.partial(item) for item in state.items.all_items().tolist()}
         return rows, partials
 
     def settle(self, loop: FeatureLoop) -> None:

@@ -17,7 +17,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path / "movies.1" / "0")
     saved = checkpoint(folder.lease())
 
-    assert folder.save(saved) == len(saved.encode())
+    assert folder.save(saved) == sum(map(len, saved.encode()))
     assert folder.newest(0xABCD) == [saved]
 
 
@@ -48,7 +48,7 @@ def test_a_cut_temporary_file_is_no_checkpoint(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     folder.save(checkpoint(folder.lease()))
     epoch = folder.lease()
-    (tmp_path / str(epoch) / "checkpoint.tmp").write_bytes(checkpoint(epoch).encode()[:20])
+    (tmp_path / str(epoch) / "checkpoint.tmp").write_bytes(b"".join(checkpoint(epoch).encode())[:20])
 
     assert folder.newest(0xABCD) == [checkpoint(1)]
 
@@ -111,7 +111,7 @@ def test_increments_follow_their_full_checkpoint(tmp_path: Path) -> None:
     assert [found.increment for found in folder.newest(0xABCD)] == [0, 1, 2]
 
     second = replace(checkpoint(epoch, 9), serial=2)
-    (tmp_path / "1" / "checkpoint").write_bytes(second.encode())  # killed before the older ones' end
+    (tmp_path / "1" / "checkpoint").write_bytes(b"".join(second.encode()))  # killed before the older ones' end
     assert folder.newest(0xABCD) == [second]
 
     folder.save(second)

@@ -4,6 +4,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from features.emission import ROWS_PER_WRITE, RowPace
 from features.loop import FeatureLoop
 
 if TYPE_CHECKING:
@@ -53,19 +54,23 @@ def test_a_kill_at_each_step_costs_nothing(world: World, tmp_path_factory: pytes
         check(each)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_many_random_kills_cost_nothing(world: World, seed: int) -> None:
-    """Lives of random length, killed while events flow, rows watched for going backwards."""
+@pytest.mark.parametrize("inline_rows", [ROWS_PER_WRITE, 0], ids=["inline", "beside"])
+@pytest.mark.parametrize("seed", range(3))
+def test_many_random_kills_cost_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, seed: int, inline_rows: int
+) -> None:
+    """Lives of random length, killed while events flow, rows watched for going backwards; also written beside it."""
+    monkeypatch.setattr(type(world), "rows", RowPace(inline_rows=inline_rows))
     chance = random.Random(seed)  # noqa: S311  seeded on purpose
     kills = 0
     for life in range(12):
-        world.fuse.left = chance.randrange(3, 60)
+        world.fuse.left = chance.randrange(3, 30)
         try:
             live(world, world.loop(checkpoint_s=1), turns=5, seed=seed * 20 + life)
         except BaseException as exc:  # the fuse's own kind, which no code of ours may catch
             if type(exc).__name__ != "Killed":
                 raise
-            kills += 1
+        kills += world.fuse.left is None
     world.fuse.left = None
 
     assert kills >= 6

@@ -215,7 +215,7 @@ class World:
         rated = [item_id for item_id in catalogue for _ in range(item_id)]
         table = ItemTable(self.layout)
         table.fold(self._events(range(1, len(rated) + 1), rated, [NOW_US - 10**9] * len(rated)))
-        for item_id in table.all_items():
+        for item_id in table.all_items().tolist():
             partial = LogRecord(0, -1, item_features_key(item_id, 0), partial_value(1, table.partial(item_id)))
             self.items.take_features(0, [partial])
         self.items.take_features(0, [LogRecord(0, -1, item_features_key(0, 0), marker_value(1, len(rated)))])

@@ -250,3 +250,61 @@ def walk_records(
             return begun, index
         wanted = max(wanted, base + last_delta + 1)
     return n, len(table)
+
+
+@_inlined
+def _put_varint(out: Bytes, at: int, value: int) -> int:
+    """Write a number that is not negative, zigzag; where it ends."""
+    bits = value << 1
+    while bits >= 0x80:
+        out[at] = (bits & 0x7F) | 0x80
+        bits >>= 7
+        at += 1
+    out[at] = bits
+    return at + 1
+
+
+@_inlined
+def _varint_bytes(value: int) -> int:
+    bits, size = value >> 6, 1
+    while bits:
+        bits >>= 7
+        size += 1
+    return size
+
+
+@_kernel
+def write_records(keys: Bytes, prefix: Bytes, data: Bytes, bounds: Longs, first: int, out: Bytes) -> tuple[int, int]:
+    """Write records of one batch, offsets from 0, no time of their own, no headers, until `out` is full.
+
+    Args:
+        keys: uint8 (n, size).
+        prefix: uint8 (size,), what each value begins with.
+        data: uint8 (bytes,), the rest of value i between `bounds[i]` and `bounds[i + 1]`, int64 (n + 1,).
+        first: number of the first record.
+        out: uint8 (bytes,), written.
+
+    Returns:
+        The number of the first record that does not fit, n if all do; and how many bytes were written.
+    """
+    at = 0
+    for i in range(first, len(keys)):
+        key_size, size = keys.shape[1], len(prefix) + bounds[i + 1] - bounds[i]
+        body = (
+            3 + _varint_bytes(i - first) + _varint_bytes(key_size) + key_size + _varint_bytes(size) + size
+        )  # and a byte each for attributes, time and headers
+        if at + _varint_bytes(body) + body > len(out):
+            return i, at
+        at = _put_varint(out, at, body)
+        out[at] = out[at + 1] = 0
+        at = _put_varint(out, at + 2, i - first)
+        at = _put_varint(out, at, key_size)
+        out[at : at + key_size] = keys[i]
+        at = _put_varint(out, at + key_size, size)
+        out[at : at + len(prefix)] = prefix
+        at += len(prefix)
+        out[at : at + bounds[i + 1] - bounds[i]] = data[bounds[i] : bounds[i + 1]]
+        at += bounds[i + 1] - bounds[i]
+        out[at] = 0
+        at += 1
+    return len(keys), at

@@ -10,6 +10,7 @@ import kafka.errors as foreign
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from servicekit import errors
+from servicekit.kafka import transport
 from servicekit.kafka.boundary import translate, translated
 from servicekit.kafka.producer import MendedProducer
 
@@ -94,6 +95,7 @@ def make_consumer(
         **_RECONNECT,
         **more,
     }
+    transport.install()
     with _connecting(bootstrap, connect_s):
         consumer = _made(KafkaConsumer, **settings)
         try:

@@ -24,9 +24,8 @@ from servicekit.kafka import batches as layout
 from servicekit.kafka.boundary import translated
 from servicekit.kafka.codecs import CODECS, BadPayload, decompress
 from servicekit.kafka.columns import CorruptBatch, RecordColumns, columns_of
+from servicekit.kafka.transport import KNOWN_VERSIONS
 
-KNOWN_VERSIONS: Final = ("3.0.12",)
-"""kafka-python's versions whose private parts are as this module needs them."""
 UNKNOWN_VERSION: Final = "unknown_version"
 OLD_FORMAT: Final = "old_format"
 

@@ -3,21 +3,30 @@
 import struct
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from stores.errors import InvalidRow
 
 # Header: format version u8, layout hash u32, last event time i64, epoch u32, two offsets u64; little-endian, 33 bytes.
 HEADER_BYTES: Final = 33
 VERSION_AT: Final = 13
-_VERSION = struct.Struct("<IQQ")
+VERSION: Final = struct.Struct("<IQQ")
 
 Version = tuple[int, int, int]
 
 
 def version_of(row: bytes | memoryview) -> Version:
     """(epoch, interactions offset, users offset) of a packed row. InvalidRow if it is shorter than a header."""
-    if len(row) < HEADER_BYTES:
-        raise InvalidRow(f"row: {len(row)} bytes; a packed row begins with a header of {HEADER_BYTES} bytes")
-    return _VERSION.unpack_from(row, VERSION_AT)
+    check_rows(np.array([0, len(row)]))
+    return VERSION.unpack_from(row, VERSION_AT)
+
+
+def check_rows(bounds: npt.NDArray[np.int64]) -> None:
+    """InvalidRow if one of the rows between `bounds` is shorter than a header."""
+    sizes = np.diff(bounds)
+    if len(sizes) and int(sizes.min()) < HEADER_BYTES:
+        raise InvalidRow(f"row: {int(sizes.min())} bytes; a packed row begins with a header of {HEADER_BYTES} bytes")
 
 
 def wins(new: Version, old: Version) -> bool:

@@ -11,6 +11,10 @@ from stores.errors import InvalidRow
 
 _USER = struct.Struct(">Q")
 
+Ids = npt.NDArray[np.uint64]
+Bounds = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+
 
 class OnlineStore(Protocol):
     """Rows of one use case and revision. Safe to use from several threads; several processes may open one store.
@@ -18,13 +22,20 @@ class OnlineStore(Protocol):
     Every method raises StoreUnavailable (StoreTimeout for a missed deadline) and never waits without a bound.
     """
 
-    def write(self, rows: Mapping[int, bytes]) -> int:
-        """Write packed rows by user id (0 to 2**64 - 1) and return how many won the guard.
+    def write_rows(self, ids: Ids, bounds: Bounds, data: Bytes) -> int:
+        """Write packed rows and return how many won the guard.
+
+        Row i is of user `ids[i]`, uint64 (n,), each once, in any order; its bytes are `data[bounds[i]:bounds[i + 1]]`,
+        `bounds` int64 (n + 1,), `data` uint8.
 
         A row wins if its epoch is newer than the stored one's, or equal with neither offset older; the others are
         left out silently, since replay is normal. Each row is judged and put atomically; a call that raises may
         have written some. A repeat is harmless. InvalidRow, and nothing written, if a row has no whole header.
         """
+        ...
+
+    def write(self, rows: Mapping[int, bytes]) -> int:
+        """The same for a few rows by user id. InvalidRow also if an id is no unsigned 64-bit number."""
         ...
 
     def read(self, user_id: int) -> bytes | None:
@@ -78,3 +89,20 @@ def row_key(prefix: bytes, user_id: int) -> bytes:
         return prefix + _USER.pack(user_id)
     except struct.error as exc:
         raise InvalidRow(f"user_id: {user_id} is no unsigned 64-bit number") from exc
+
+
+def row_keys(prefix: bytes, ids: Ids) -> list[bytes]:
+    """`row_key` of each."""
+    keys = np.empty((len(ids), len(prefix) + _USER.size), np.uint8)
+    keys[:, : len(prefix)] = np.frombuffer(prefix, np.uint8)
+    keys[:, len(prefix) :] = ids.astype(">u8").view(np.uint8).reshape(len(ids), _USER.size)
+    joined, size = keys.tobytes(), keys.shape[1]
+    return [joined[at : at + size] for at in range(0, len(joined), size)]
+
+
+def row_columns(rows: Mapping[int, bytes]) -> tuple[Ids, Bounds, Bytes]:
+    """Rows by user id as `write_rows` takes them. InvalidRow if an id is no u64."""
+    for user_id in rows:
+        row_key(b"", user_id)
+    bounds = np.cumsum([0, *(len(row) for row in rows.values())], dtype=np.int64)
+    return np.array(list(rows), np.uint64), bounds, np.frombuffer(b"".join(rows.values()), np.uint8)

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stores.errors import StoreCorrupt, StoreUnavailable
-from stores.online.guard import version_of, wins
-from stores.online.interface import key_prefix, row_key
+from stores.online.guard import VERSION, VERSION_AT, check_rows, wins
+from stores.online.interface import Bounds, Bytes, Ids, key_prefix, row_columns, row_key, row_keys
 
 if TYPE_CHECKING:
     _Txn = lmdb.Transaction[memoryview]  # generic in its stub only
@@ -104,23 +104,30 @@ class LmdbStore:
         self._prefix = key_prefix(usecase, revision)
         self._env: _Environment | None = _Environment.acquire(folder / f"{usecase}.{revision}", map_bytes)
 
-    def write(self, rows: Mapping[int, bytes]) -> int:
+    def write_rows(self, ids: Ids, bounds: Bounds, data: Bytes) -> int:
         """Guard and put of all rows are one transaction: a killed writer leaves all of a call, or nothing."""
-        if not rows:
-            return 0
-        # In key order: neighbours share pages.
-        ready = sorted((row_key(self._prefix, user), version_of(row), row) for user, row in rows.items())
+        check_rows(bounds)
+        order = np.argsort(ids)  # in key order: neighbours share pages
+        spans = zip(bounds[:-1][order].tolist(), bounds[1:][order].tolist(), strict=True)
+        rows = list(zip(row_keys(self._prefix, ids[order]), spans, strict=True))
+        whole, version_at = np.ascontiguousarray(data).data, VERSION.unpack_from
 
         def put(txn: "_Txn") -> int:
             won = 0
-            for key, version, row in ready:
-                old = txn.get(key)
-                if old is None or wins(version, version_of(old)):
-                    txn.put(key, row)
-                    won += 1
+            old_of, keep, at = txn.get, txn.put, VERSION_AT
+            for key, (begin, end) in rows:
+                row = whole[begin:end]
+                if (old := old_of(key)) is not None and not wins(version_at(row, at), version_at(old, at)):
+                    continue
+                keep(key, row)
+                won += 1
             return won
 
-        return self._run(put, write=True)
+        return self._run(put, write=True) if len(ids) else 0
+
+    def write(self, rows: Mapping[int, bytes]) -> int:
+        """As `write_rows`."""
+        return self.write_rows(*row_columns(rows))
 
     def read(self, user_id: int) -> bytes | None:
         """Microseconds, never blocked by a writer in another process."""

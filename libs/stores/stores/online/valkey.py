@@ -13,8 +13,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from stores.errors import StoreTimeout, StoreUnavailable
-from stores.online.guard import VERSION_AT, version_of
-from stores.online.interface import key_prefix, row_key
+from stores.online.guard import VERSION_AT, check_rows
+from stores.online.interface import Bounds, Bytes, Ids, key_prefix, row_columns, row_key, row_keys
 from stores.online.resp import Gets
 
 T = TypeVar("T")
@@ -54,14 +54,14 @@ class ValkeyStore:
         self._client = redis.Redis(**_connection(endpoint, timeout_s), retry=Retry(NoBackoff(), 1))
         self._script = ""
 
-    def write(self, rows: Mapping[int, bytes]) -> int:
+    def write_rows(self, ids: Ids, bounds: Bounds, data: Bytes) -> int:
         """Scripts of 256 rows, all sent at once; each row's guard and put are atomic."""
-        if not rows:
+        check_rows(bounds)
+        whole, ends = np.ascontiguousarray(data).data, bounds.tolist()
+        rows = (whole[begin:end] for begin, end in itertools.pairwise(ends))
+        pairs = list(zip(row_keys(self._prefix, ids), rows, strict=True))
+        if not pairs:
             return 0
-        pairs = []
-        for user, row in rows.items():
-            version_of(row)
-            pairs.append((row_key(self._prefix, user), row))
         with _translated():
             if not self._script:
                 self._load_script()
@@ -71,10 +71,14 @@ class ValkeyStore:
                 self._load_script()
                 return self._send(pairs)
 
+    def write(self, rows: Mapping[int, bytes]) -> int:
+        """As `write_rows`."""
+        return self.write_rows(*row_columns(rows))
+
     def _load_script(self) -> None:
         self._script = str(self._client.script_load(_GUARDED_WRITE))
 
-    def _send(self, pairs: list[tuple[bytes, bytes]]) -> int:
+    def _send(self, pairs: list[tuple[bytes, memoryview]]) -> int:
         with self._client.pipeline(transaction=False) as pipe:
             for chunk in _batched(pairs, _SCRIPT_ROWS):
                 pipe.evalsha(self._script, len(chunk), *(key for key, _ in chunk), *(row for _, row in chunk))
