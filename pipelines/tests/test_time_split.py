@@ -30,7 +30,7 @@ def test_a_cut_inside_equal_times_moves_to_their_start() -> None:
 
 
 def test_a_gap_keeps_labels_that_were_not_known_yet_out_of_the_earlier_part() -> None:
-    """A label looks one attribution window ahead: a fit row nearer to the cut would be labelled by validation events."""
+    """A label looks one attribution window ahead: a fit row nearer to the cut would have one from validation."""
     times = np.arange(1000) * 10
 
     split = split_times(times, gap_us=95)
@@ -38,7 +38,7 @@ def test_a_gap_keeps_labels_that_were_not_known_yet_out_of_the_earlier_part() ->
     assert times[split.fit].max() + 95 < split.valid_from_us == 8000
     assert times[split.valid].max() + 95 < split.test_from_us == 9000
     assert [791, 91, 100] == [int(part.sum()) for part in (split.fit, split.valid, split.test)]
-    with pytest.raises(TrainingError, match="valid part .* gap of 0 s"):
+    with pytest.raises(TrainingError, match=r"valid part .* gap of 0 s"):
         split_times(times, gap_us=1000)
 
 
