@@ -157,7 +157,7 @@ def _point(client: "MlflowClient", folder: Path, alias: str, version: "ModelVers
     client.set_registered_model_alias(version.name, alias, version.version)
     if _digest(client.get_model_version_by_alias(version.name, alias)) != bundle.digest:
         raise RegistryError(f"{version.name}: alias {alias} was moved by somebody else; look at both, then try again")
-    return Registered(version.run_id, version.name, int(version.version), alias)
+    return Registered(str(version.run_id), version.name, int(version.version), alias)
 
 
 def _check(version: "ModelVersion", bundle: Bundle, target: Path) -> None:

@@ -26,7 +26,7 @@ COHORT_ROWS: Final = 500  # a smaller one has no interval that says anything
 CALIBRATION: Final = (0.95, 1.05)  # mean score over mean label
 PARITY_ROWS: Final = 50_000
 ALL: Final = "all"
-HIGHER_IS_BETTER: Final[Mapping[str, bool]] = {"auc": True, "gauc": True, "ndcg10": True, "logloss": False}
+HIGHER_IS_BETTER: Final[Mapping[str, bool]] = {"auc": True, "gauc": True, "ndcg_at_10": True, "logloss": False}
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class Examples:
 
     def take(self, rows: npt.NDArray[np.bool_]) -> "Examples":
         """Those of a mask."""
-        arrays = {name: column[rows] for name, column in vars(self).items() if isinstance(column, np.ndarray)}
+        arrays: dict[str, Any] = {name: column[rows] for name, column in vars(self).items() if isinstance(column, np.ndarray)}
         return replace(self, **arrays, heads={name: column[rows] for name, column in self.heads.items()})
 
     @property
