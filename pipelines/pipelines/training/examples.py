@@ -125,7 +125,8 @@ class Examples:
 
     def take(self, rows: npt.NDArray[np.bool_]) -> "Examples":
         """Those of a mask."""
-        arrays: dict[str, Any] = {name: column[rows] for name, column in vars(self).items() if isinstance(column, np.ndarray)}
+        columns: dict[str, Any] = {name: each for name, each in vars(self).items() if isinstance(each, np.ndarray)}
+        arrays = {name: column[rows] for name, column in columns.items()}
         return replace(self, **arrays, heads={name: column[rows] for name, column in self.heads.items()})
 
     @property

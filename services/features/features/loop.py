@@ -40,7 +40,7 @@ class Pace:
     """How often things happen, in seconds."""
 
     rows: RowPace = field(default_factory=RowPace)
-    items_s: float = 1.0  # changed partials at the latest
+    items_s: float = 0.5  # changed partials at the latest
     items_idle_s: float = 0.1  # changed partials once nothing has come for so long
     items_most_s: float = 5.0  # the same, at the latest under load
     checkpoint_s: float = 5.0
