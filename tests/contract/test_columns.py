@@ -6,14 +6,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from crc32c import crc32c
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from local_stack.home import Home
 from local_stack.topics import Topic, create_topics
 from servicekit import kafka
-from servicekit.kafka import column_reader
+from servicekit.kafka import column_reader, column_writer
 from servicekit.kafka.column_reader import ColumnReader, Item
+from servicekit.kafka.column_writer import send_columns
 from servicekit.kafka.columns import CorruptBatch, RecordColumns
 from servicekit.topics import id_key
 
@@ -114,6 +116,46 @@ def test_columns_are_the_records_of_every_batch(broker: str) -> None:
 
         assert stock == rows(columns)
         assert 302 - offset == len(stock)
+
+
+@pytest.mark.parametrize("known", [column_writer.KNOWN_VERSIONS, ()], ids=["batches", "records"])
+def test_columns_sent_are_the_records_of_their_keys_and_values(
+    broker: str, monkeypatch: pytest.MonkeyPatch, known: tuple[str, ...]
+) -> None:
+    """More than one batch holds, in order, before what is sent one by one afterwards; also by an unknown version."""
+    monkeypatch.setattr(column_writer, "KNOWN_VERSIONS", known)
+    topic = new_topic(broker)
+    producer = kafka.make_producer(broker)
+    values = [bytes([n % 251]) * (n % 700) for n in range(3_000)]
+    keys = np.arange(3_000, dtype=">u4").view(np.uint8).reshape(-1, 4)
+    bounds = np.cumsum([0, *map(len, values)])
+    failed: list[BaseException] = []
+    name = TopicPartition(topic, 0)
+
+    send_columns(producer, name, keys, b"own ", np.frombuffer(b"".join(values), np.uint8).copy(), bounds, failed.append)
+    producer.send(topic, b"the last", b"", partition=0)
+    producer.flush(timeout=DEADLINE_S)
+    producer.close(timeout=5)
+
+    _, stock = read(broker, topic, 0, 3_001)
+    sent = [(struct.pack(">I", n), b"own " + value) for n, value in enumerate(values)]
+    assert [*sent, (b"", b"the last")] == [(key, value) for _, _, key, value in stock]
+    assert all(abs(ms / 1000 - time.time()) < 600 for _, ms, _, _ in stock)
+    assert [] == failed
+
+
+@pytest.mark.real
+def test_columns_that_never_arrive_are_told(kafka_broker: str) -> None:
+    """A send is no success before the broker says so."""
+    topic = new_topic(kafka_broker, {"max.message.bytes": "200"})
+    producer = kafka.make_producer(kafka_broker, delivery_timeout_s=5.0)
+    failed: list[BaseException] = []
+    keys, bounds = np.zeros((1, 4), np.uint8), np.array([0, 1_000])
+    send_columns(producer, TopicPartition(topic, 0), keys, b"", np.zeros(1_000, np.uint8), bounds, failed.append)
+    producer.flush(timeout=DEADLINE_S)
+    producer.close(timeout=5)
+
+    assert ["MessageSizeTooLargeError"] == [type(each).__name__ for each in failed]
 
 
 def test_a_version_that_is_not_known_is_read_record_by_record(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from definitions.assembly import Assembled, RequestContext, assemble
+from definitions.assembly import Assembled, RequestContext, assemble, past_items
 from definitions.layout import Layout, layout_of
 from definitions.packed import unpack_user_row
 from definitions.usecase import load_usecase
@@ -114,12 +114,13 @@ def repositories(stack: NativeStack, folder: Path, layout: Layout) -> dict[str, 
 
 def assembled(stack: NativeStack, layout: Layout) -> dict[int, Assembled]:
     """What the gateway would score: user -> inputs of all items at the time of reading."""
-    items = item_snapshot(f"127.0.0.1:{stack.ports.kafka}", layout).view(np.array(ITEMS, np.uint64), READ_US)
+    snapshot = item_snapshot(f"127.0.0.1:{stack.ports.kafka}", layout)
     rows = open_online("movies", 1, valkey=f"127.0.0.1:{stack.ports.valkey}", lmdb_path=Path())
     found = {}
     for user in (*USERS, STRANGER):
         packed = rows.read(user)
         row = None if packed is None else unpack_user_row(layout, packed)
+        items = snapshot.view(np.array(ITEMS, np.uint64), READ_US, past_items(layout, row))
         found[user] = assemble(layout, row, items, RequestContext(), READ_US)
     rows.close()
     return found
