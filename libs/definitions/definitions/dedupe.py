@@ -76,7 +76,7 @@ class Deduper:
         """What `save` holds of records at or above offset `first`: what a state of that offset lacks."""
         floor = max(first, self._newest - self.window, 0)
         ids, offsets = entries(self._older, self._in_older, self._newer, self._in_newer, floor)
-        order = np.argsort(offsets)  # each offset is of one record
+        order = np.argsort(offsets, kind="stable")  # nearly sorted: older records come first
         ids, offsets = ids[order], offsets[order]
         return _HEADER.pack(self.window, self._newest, len(ids)) + ids.tobytes() + offsets.tobytes()
 

@@ -120,15 +120,15 @@ def judge(
 
 @kernel
 def entries(older: Table, held_older: int, newer: Table, held_newer: int, floor: int) -> tuple[Ids, Offsets]:
-    """Ids and newest offsets of all records at or above `floor`, in no order; each id once."""
+    """Ids and newest offsets of all records at or above `floor`, nearly in their order; each id once."""
     ids, offsets = np.empty(held_older + held_newer, np.uint64), np.empty(held_older + held_newer, np.int64)
     count = 0
-    for number in range(held_newer):
-        if newer.offsets[number] >= floor:
-            ids[count], offsets[count] = newer.ids[number], newer.offsets[number]
-            count += 1
     for number in range(held_older):
         if older.offsets[number] >= floor and not newer.slots[_slot_of(newer, older.ids[number])]:
             ids[count], offsets[count] = older.ids[number], older.offsets[number]
+            count += 1
+    for number in range(held_newer):
+        if newer.offsets[number] >= floor:
+            ids[count], offsets[count] = newer.ids[number], newer.offsets[number]
             count += 1
     return ids[:count], offsets[:count]

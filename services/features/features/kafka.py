@@ -3,6 +3,7 @@
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
@@ -29,6 +30,7 @@ from features.partition import INTERACTIONS, USERS
 GROUP: Final = "features"  # under which dashboards find our offsets; nobody joins it
 _ASK_MS: Final = 10_000
 _FLUSH_S: Final = 30.0
+_LOOK_S: Final = 0.05  # between two looks for offsets without records at the end of the log
 
 
 def owned_partitions(bootstrap: str, usecase: str, replica: int, replicas: int) -> list[int]:
@@ -69,6 +71,8 @@ class KafkaSource:
         self._consumer: KafkaConsumer = make_consumer(bootstrap, fetch_max_wait_ms=fetch_wait_ms)
         self._reader = ColumnReader(self._consumer, on_fallback=on_fallback)
         self._starts: Mapping[Place, int] = {}
+        self._given: dict[TopicPartition, int] = {}  # next offset after what was given
+        self._looked = 0.0
         self._committer = _Committer(bootstrap)
 
     def bounds(self) -> Mapping[Place, Bounds]:
@@ -83,10 +87,13 @@ class KafkaSource:
             self._consumer.assign(list(self._names))
             for place, offset in offsets.items():
                 self._consumer.seek(self._topics[place], offset)
+                self._given[self._topics[place]] = offset
 
     def poll(self, timeout_s: float) -> Sequence[Batch]:
         """In offset order; returns as soon as anything is there."""
         polled = self._reader.poll(timeout_s)
+        for name, items in polled.items():
+            self._given[name] = items[-1].next_offset
         return [_batch(self._names[name], item) for name, items in polled.items() for item in items]
 
     def positions(self) -> Mapping[Place, int]:
@@ -99,6 +106,16 @@ class KafkaSource:
         """From the newest fetch answers."""
         ends = {place: self._consumer.highwater(name) for name, place in self._names.items()}
         return {place: max(0, ends[place] - at) for place, at in self.positions().items() if ends[place] is not None}
+
+    def is_read(self) -> bool:
+        """By what was given; the consumer's own positions are dear, and asked for now and then only."""
+        if all(self._given[name] >= (self._consumer.highwater(name) or 0) for name in self._names):
+            return True
+        now = time.monotonic()
+        if now - self._looked < _LOOK_S:
+            return False
+        self._looked = now
+        return not any(self.lags().values())
 
     def commit(self, offsets: Mapping[Place, int]) -> None:
         """Hand the offsets to a thread of their own."""

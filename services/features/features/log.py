@@ -84,6 +84,10 @@ class Source(Protocol):
         """Records known to be on the log and not read yet, without asking."""
         ...
 
+    def is_read(self) -> bool:
+        """Whether everything that is known to be on the log has been given, without asking."""
+        ...
+
     def commit(self, offsets: Mapping[Place, int]) -> None:
         """Tell dashboards, without waiting; nothing depends on it."""
         ...

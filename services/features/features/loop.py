@@ -147,7 +147,7 @@ class FeatureLoop:
             fp("features.folded")
         self._had_news = bool(batches)
         self._end_silence()
-        self._emit(now, idle=not (batches or self._ahead or any(self._source.lags().values())))
+        self._emit(now, idle=not (batches or self._ahead) and self._source.is_read())
         self._tell_changed()
         self._answer_flushes()
 
@@ -210,8 +210,10 @@ class FeatureLoop:
         return any(rows.is_running for rows in self._rows)
 
     def _is_checkpoint_due(self, now: float, *, emitted: bool) -> bool:
-        """A checkpoint waits for all rows: it is best taken when many have just been `emitted`."""
-        return now >= (self._checkpointed + self._pace.checkpoint_s if emitted else self._checkpoint_at())
+        """A checkpoint waits for all rows: under load it is best taken when many have just been `emitted`."""
+        pace = self._pace
+        from_ = self._checkpointed + (pace.checkpoint_s + max(pace.checkpoint_s, pace.checkpoint_most_s)) / 2
+        return now >= (from_ if emitted else self._checkpoint_at())
 
     def _checkpoint_at(self) -> float:
         """When one is due; under load, not before rows are emitted anyhow."""

@@ -19,7 +19,9 @@ class Settings(ProcessSettings):
     revision: int = Field(default=1, ge=1, description="Revision of the layout: a changed layout takes the next one.")
     replica: int = Field(default=0, ge=0, description="This replica, from 0; partition p belongs to p mod replicas.")
     replicas: int = Field(default=1, ge=1, description="How many replicas share the partitions.")
-    checkpoint_s: float = Field(default=5.0, gt=0, le=60, description="Time between two checkpoints; under load up to 10.")
+    checkpoint_s: float = Field(
+        default=5.0, gt=0, le=60, description="Time between two checkpoints; under load up to 10."
+    )
     # Kafka answers as soon as a record comes, so a long wait costs no freshness and spares both sides empty fetches
     # (20 ms: 8 % of a core, idle). The embedded broker looks at its log only when the wait is half over.
     fetch_wait_ms: int = Field(

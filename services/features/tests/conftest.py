@@ -131,6 +131,9 @@ class FakeReader:
     def lags(self) -> Mapping[Place, int]:
         return {place: len(self._log.records[place]) - at for place, at in self._at.items()}
 
+    def is_read(self) -> bool:
+        return not any(self.lags().values())
+
     def commit(self, offsets: Mapping[Place, int]) -> None:
         self._fuse.burn()
         self._log.committed.update(offsets)
