@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from chaos.ledger import ITEMS, KINDS, USERS, event, is_garbage
 from chaos.world import NAME, Worker, World, until
-from definitions.assembly import RequestContext, assemble
+from definitions.assembly import RequestContext, assemble, past_items
 from definitions.backfill import Queries, backfill
 from definitions.dedupe import first_occurrences
 from definitions.item_feed import ItemFeed, parse_item_features_key, parse_marker_value, parse_partial_value
@@ -186,7 +186,11 @@ def _check_oracle(world: World, state: State, verdict: Verdict) -> None:
     got = []
     for user, items in asked.items():
         row = unpack_user_row(layout, state.rows[user])
-        got.append(assemble(layout, row, snapshot.view(items, time_us), RequestContext(), time_us).features)
+        got.append(
+            assemble(
+                layout, row, snapshot.view(items, time_us, past_items(layout, row)), RequestContext(), time_us
+            ).features
+        )
     ids, items = np.repeat(list(asked), _SAMPLE), np.concatenate(list(asked.values()))
     want = backfill(layout, events, users, {}, Queries.of(ids, items, np.full(len(ids), time_us)))
     same = np.isclose(np.concatenate(got), want.features, rtol=1e-6, atol=1e-9)
