@@ -10,8 +10,9 @@ from sklearn.linear_model import LogisticRegression
 from pipelines.evaluation.metrics import log_loss
 from pipelines.export.graphs_linear import export_linear
 from pipelines.progress import Progress
-from pipelines.training.encoding import Encoder, fit_encoder, without_nan
-from pipelines.training.ranker import Rows, TrainData
+from pipelines.training.encoded import EncodedRanker
+from pipelines.training.encoding import fit_encoder, without_nan
+from pipelines.training.ranker import TrainData
 
 Matrix = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
@@ -59,20 +60,10 @@ class LinearModel:
 
 
 @dataclass(frozen=True, eq=False)
-class LinearRanker:
+class LinearRanker(EncodedRanker[LinearModel]):
     """A LinearModel of what an encoder makes of the inputs."""
 
-    encoder: Encoder
-    model: LinearModel
     name: str = "lr"
-
-    def score(self, features: Matrix, ints: Labels) -> Vector:
-        """Probabilities, float64 (n,)."""
-        return self.model.score(self.encoder.expand(features, ints))
-
-    def score_rows(self, rows: Rows) -> Vector:
-        """Of training rows, item-item scores by each row's past."""
-        return self.model.score(self.encoder.rows(rows))
 
     def export(self, path: Path) -> None:
         """One graph, as `Ranker` says."""

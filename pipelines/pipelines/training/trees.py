@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pipelines.export.graphs_trees import export_trees
 from pipelines.progress import Progress
+from pipelines.training.encoded import EncodedRanker
 from pipelines.training.encoding import Encoder, fit_encoder
 from pipelines.training.linear import fit_calibration, sigmoid
 from pipelines.training.ranker import Rows, TrainData
@@ -81,20 +82,10 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class TreeRanker:
+class TreeRanker(EncodedRanker[TreeModel]):
     """A TreeModel of what an encoder makes of the inputs."""
 
-    encoder: Encoder
-    model: TreeModel
     name: str = "lightgbm"
-
-    def score(self, features: Matrix, ints: npt.NDArray[np.int64]) -> Vector:
-        """Probabilities, float64 (n,)."""
-        return self.model.score(self.encoder.expand(features, ints))
-
-    def score_rows(self, rows: Rows) -> Vector:
-        """Of training rows, item-item scores by each row's past."""
-        return self.model.score(self.encoder.rows(rows))
 
     def export(self, path: Path) -> None:
         """One graph, as `Ranker` says."""

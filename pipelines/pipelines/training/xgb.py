@@ -11,9 +11,10 @@ import xgboost
 
 from pipelines.export.graphs_xgb import export_xgb
 from pipelines.progress import Progress
-from pipelines.training.encoding import Encoder, fit_encoder
+from pipelines.training.encoded import EncodedRanker
+from pipelines.training.encoding import fit_encoder
 from pipelines.training.linear import fit_calibration, sigmoid
-from pipelines.training.ranker import Rows, TrainData
+from pipelines.training.ranker import TrainData
 
 Matrix = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
@@ -48,26 +49,20 @@ class XgbModel:
         margin = self.booster.predict(xgboost.DMatrix(x), output_margin=True)
         return self.slope * np.asarray(margin, np.float64) + self.shift
 
+    def score(self, x: Matrix) -> Vector:
+        """Probabilities, float64 (n,)."""
+        return sigmoid(self.logits(x))
+
     def calibrated(self, slope: float, shift: float) -> "XgbModel":
         """The same model with its logits mapped to slope * logit + shift."""
         return replace(self, slope=self.slope * slope, shift=self.shift * slope + shift)
 
 
 @dataclass(frozen=True, eq=False)
-class XgbRanker:
+class XgbRanker(EncodedRanker[XgbModel]):
     """An XgbModel of what an encoder makes of the inputs."""
 
-    encoder: Encoder
-    model: XgbModel
     name: str = "xgboost"
-
-    def score(self, features: Matrix, ints: npt.NDArray[np.int64]) -> Vector:
-        """Probabilities, float64 (n,)."""
-        return sigmoid(self.model.logits(self.encoder.expand(features, ints)))
-
-    def score_rows(self, rows: Rows) -> Vector:
-        """Of training rows, item-item scores by each row's past."""
-        return sigmoid(self.model.logits(self.encoder.rows(rows)))
 
     def export(self, path: Path) -> None:
         """One graph, as `Ranker` says."""
