@@ -11,11 +11,11 @@ from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from bundle.admission import check_graph
 from bundle.errors import AdmissionError, GoldenError, IntegrityError, ScoringError
 from bundle.inputs import Ids, Ints, dense_codes
+from bundle.scorer import open_graph
 
 ITEM_IDS: Final = "item_ids.npy"
 ITEM_VECTORS: Final = "item_vectors.npy"
@@ -27,7 +27,6 @@ USER_VECTOR: Final = "user_vector"
 INDEX: Final = "millrace.index"  # key in the tower's metadata: the `index_hash` that it belongs to
 
 _TOLERANCE: Final = 1e-5  # as of golden scores
-_ERRORS_ONLY: Final = 3
 _SMALLEST_WINDOW: Final = 64
 
 Vectors = npt.NDArray[np.float32]
@@ -60,14 +59,7 @@ class UserTower:
 
     def __init__(self, path: Path, threads: int = 1) -> None:
         check_graph(path)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
-        try:
-            self._session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-        except Exception as exc:  # ONNX Runtime raises a dozen unrelated types
-            raise AdmissionError(f"{path.name}: ONNX Runtime cannot load it ({exc}); export the model again") from exc
+        self._session = open_graph(path, threads)
         inputs = [(i.name, i.type, len(i.shape)) for i in self._session.get_inputs()]
         outputs = [(o.name, o.type, len(o.shape)) for o in self._session.get_outputs()]
         if inputs != [(HISTORY, "tensor(int64)", 2)] or outputs != [(USER_VECTOR, "tensor(float)", 2)]:

@@ -14,6 +14,19 @@ SCORE = "score"
 _ERRORS_ONLY = 3
 
 
+def open_graph(path: Path, threads: int = 1) -> ort.InferenceSession:
+    """A session of the graph in a file, on CPU. AdmissionError where ONNX Runtime cannot load it."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    try:
+        # From bytes: a graph cannot reach for a file beside it.
+        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # ONNX Runtime raises a dozen unrelated types
+        raise AdmissionError(f"{path.name}: ONNX Runtime cannot load it ({exc}); export the model again") from exc
+
+
 class OnnxScorer:
     """Scores candidate rows with one graph. Thread-safe: ONNX Runtime sessions are; the GIL is free meanwhile.
 
@@ -22,15 +35,7 @@ class OnnxScorer:
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
-        try:
-            # From bytes: a graph cannot reach for a file beside it.
-            self._session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-        except Exception as exc:  # ONNX Runtime raises a dozen unrelated types
-            raise AdmissionError(f"{path.name}: ONNX Runtime cannot load it ({exc}); export the model again") from exc
+        self._session = open_graph(path, threads)
         self._name = path.name
         inputs = {i.name: i for i in self._session.get_inputs()}
         outputs = {o.name: o for o in self._session.get_outputs()}
