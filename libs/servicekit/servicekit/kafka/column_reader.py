@@ -6,7 +6,6 @@ versions are read this way, and tests hold it to the stock path.
 """
 
 import enum
-import importlib.metadata
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -24,7 +23,7 @@ from servicekit.kafka import batches as layout
 from servicekit.kafka.boundary import translated
 from servicekit.kafka.codecs import CODECS, BadPayload, decompress
 from servicekit.kafka.columns import CorruptBatch, RecordColumns, columns_of
-from servicekit.kafka.transport import KNOWN_VERSIONS
+from servicekit.kafka.transport import KNOWN_VERSIONS, VERSION
 
 UNKNOWN_VERSION: Final = "unknown_version"
 OLD_FORMAT: Final = "old_format"
@@ -41,14 +40,13 @@ class ColumnReader:
 
     def __init__(self, consumer: KafkaConsumer, *, on_fallback: Callable[[str], None] = lambda _: None) -> None:
         self._consumer = consumer
-        version = importlib.metadata.version("kafka-python")
-        if version in KNOWN_VERSIONS:
+        if VERSION in KNOWN_VERSIONS:
             consumer._fetcher.PartitionRecords = type(
                 "ColumnRecords", (ColumnRecords,), {"on_fallback": staticmethod(on_fallback)}
             )
         else:
             log: structlog.stdlib.BoundLogger = structlog.get_logger("servicekit.kafka")
-            log.warning("reading record by record", kafka_python=version, known=KNOWN_VERSIONS)
+            log.warning("reading record by record", kafka_python=VERSION, known=KNOWN_VERSIONS)
             on_fallback(UNKNOWN_VERSION)
 
     def poll(self, timeout_s: float) -> dict[TopicPartition, list[Item]]:

@@ -6,7 +6,6 @@ on the producer's private parts, so only known versions are written this way.
 """
 
 import functools
-import importlib.metadata
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -18,7 +17,7 @@ from kafka.producer.producer_batch import ProducerBatch
 from kafka.record.memory_records import MemoryRecordsBuilder
 
 from servicekit.kafka import batches as layout
-from servicekit.kafka.transport import KNOWN_VERSIONS
+from servicekit.kafka.transport import KNOWN_VERSIONS, VERSION
 
 _BATCH_BYTES: Final = 512 << 10  # of records; brokers take 1 MiB unless told otherwise
 _FORMAT: Final = 2
@@ -51,7 +50,7 @@ def send_columns(
     """
     if not len(keys):
         return
-    if importlib.metadata.version("kafka-python") not in KNOWN_VERSIONS:
+    if VERSION not in KNOWN_VERSIONS:
         for number, key in enumerate(keys):
             value = prefix + data[bounds[number] : bounds[number + 1]].tobytes()
             producer.send(name.topic, value, key.tobytes(), partition=name.partition).add_errback(on_error)

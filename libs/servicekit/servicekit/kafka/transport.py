@@ -13,6 +13,8 @@ from kafka.net.transport import KafkaTCPTransport
 
 KNOWN_VERSIONS: Final = ("3.0.12",)
 """kafka-python's versions whose private parts are as this package needs them."""
+VERSION: Final = importlib.metadata.version("kafka-python")
+"""The one that runs."""
 _READ_BYTES: Final = 1 << 18  # a call's answer is passed on as it is: no copy
 
 
@@ -32,5 +34,5 @@ class WideTransport(KafkaTCPTransport):  # type: ignore[misc]  # untyped
 
 def install() -> None:
     """Have new connections of this process made with it; an unknown version of kafka-python keeps its own."""
-    if importlib.metadata.version("kafka-python") in KNOWN_VERSIONS:
+    if VERSION in KNOWN_VERSIONS:
         kafka.net.manager.KafkaTCPTransport = WideTransport
