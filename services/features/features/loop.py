@@ -231,23 +231,24 @@ class FeatureLoop:
         if sum(len(batch.records) for batch in batches) < _INLINE_RECORDS:
             done = [self._owned[key].fold(group) for key, group in groups.items()]
         else:
-            running = [self._pool.submit(self._owned[key].fold, group) for key, group in groups.items()]
-            try:
-                self._ahead = self._source.poll(0.0)
-            finally:
-                wait(running)
-            done = [each.result() for each in running]
+            done = self._at_once(lambda key: self._owned[key].fold(groups[key]), groups, beside=self._read_ahead)
         self._tell_changed()
         for group, folded in zip(groups.values(), done, strict=True):
             for batch, result in zip(group, folded, strict=True):
                 self._metrics.folded(batch, result)
 
-    def _at_once(self, work: Callable[[K], R], keys: Collection[K]) -> list[R]:
-        """`work` for all keys, on all cores; none is left running, whatever one of them raises."""
-        if len(keys) == 1:
-            return [work(key) for key in keys]
+    def _read_ahead(self) -> None:
+        self._ahead = self._source.poll(0.0)
+
+    def _at_once(
+        self, work: Callable[[K], R], keys: Collection[K], beside: Callable[[], None] = lambda: None
+    ) -> list[R]:
+        """`work` for all keys, on all cores, and `beside` here; none is left running, whatever one of them raises."""
         running = [self._pool.submit(work, key) for key in keys]
-        wait(running)
+        try:
+            beside()
+        finally:
+            wait(running)
         return [each.result() for each in running]
 
     def _tell_changed(self) -> None:

@@ -35,7 +35,9 @@ class Folded:
 
 def joined(these: Ids, those: Ids) -> Ids:
     """Ids of both, uint64 (n,), ascending, each once."""
-    return unique(np.concatenate([these, those])) if len(these) and len(those) else those if len(those) else these
+    if not len(these):
+        return those
+    return unique(np.concatenate([these, those])) if len(those) else these
 
 
 def unique(ids: Ids) -> Ids:
