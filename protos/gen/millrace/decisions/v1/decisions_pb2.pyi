@@ -1,7 +1,8 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -15,6 +16,9 @@ class DecisionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DECISION_KIND_REFUSAL: _ClassVar[DecisionKind]
     DECISION_KIND_POINTER_FLIP: _ClassVar[DecisionKind]
     DECISION_KIND_EXPERIMENT: _ClassVar[DecisionKind]
+    DECISION_KIND_CANARY: _ClassVar[DecisionKind]
+    DECISION_KIND_SHADOW: _ClassVar[DecisionKind]
+    DECISION_KIND_RULES: _ClassVar[DecisionKind]
 DECISION_KIND_UNSPECIFIED: DecisionKind
 DECISION_KIND_DEPLOY: DecisionKind
 DECISION_KIND_ROLLBACK: DecisionKind
@@ -22,6 +26,9 @@ DECISION_KIND_PROMOTION: DecisionKind
 DECISION_KIND_REFUSAL: DecisionKind
 DECISION_KIND_POINTER_FLIP: DecisionKind
 DECISION_KIND_EXPERIMENT: DecisionKind
+DECISION_KIND_CANARY: DecisionKind
+DECISION_KIND_SHADOW: DecisionKind
+DECISION_KIND_RULES: DecisionKind
 
 class ModelPin(_message.Message):
     __slots__ = ("name", "version", "digest", "layout_hash", "revision", "triton_name")
@@ -40,14 +47,66 @@ class ModelPin(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., layout_hash: _Optional[int] = ..., revision: _Optional[int] = ..., triton_name: _Optional[str] = ...) -> None: ...
 
 class ServingState(_message.Message):
-    __slots__ = ("pin", "previous", "champion")
+    __slots__ = ("pin", "previous", "champion", "canary", "shadow", "rules", "rules_version", "experiments")
     PIN_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_FIELD_NUMBER: _ClassVar[int]
     CHAMPION_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    RULES_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EXPERIMENTS_FIELD_NUMBER: _ClassVar[int]
     pin: ModelPin
     previous: ModelPin
     champion: ModelPin
-    def __init__(self, pin: _Optional[_Union[ModelPin, _Mapping]] = ..., previous: _Optional[_Union[ModelPin, _Mapping]] = ..., champion: _Optional[_Union[ModelPin, _Mapping]] = ...) -> None: ...
+    canary: Canary
+    shadow: Shadow
+    rules: str
+    rules_version: int
+    experiments: _containers.RepeatedCompositeFieldContainer[Experiment]
+    def __init__(self, pin: _Optional[_Union[ModelPin, _Mapping]] = ..., previous: _Optional[_Union[ModelPin, _Mapping]] = ..., champion: _Optional[_Union[ModelPin, _Mapping]] = ..., canary: _Optional[_Union[Canary, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., rules: _Optional[str] = ..., rules_version: _Optional[int] = ..., experiments: _Optional[_Iterable[_Union[Experiment, _Mapping]]] = ...) -> None: ...
+
+class Canary(_message.Message):
+    __slots__ = ("pin", "percent", "since_us")
+    PIN_FIELD_NUMBER: _ClassVar[int]
+    PERCENT_FIELD_NUMBER: _ClassVar[int]
+    SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    pin: ModelPin
+    percent: float
+    since_us: int
+    def __init__(self, pin: _Optional[_Union[ModelPin, _Mapping]] = ..., percent: _Optional[float] = ..., since_us: _Optional[int] = ...) -> None: ...
+
+class Shadow(_message.Message):
+    __slots__ = ("pin", "share")
+    PIN_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    pin: ModelPin
+    share: float
+    def __init__(self, pin: _Optional[_Union[ModelPin, _Mapping]] = ..., share: _Optional[float] = ...) -> None: ...
+
+class Experiment(_message.Message):
+    __slots__ = ("name", "layer", "arms", "since_us")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    ARMS_FIELD_NUMBER: _ClassVar[int]
+    SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    layer: str
+    arms: _containers.RepeatedCompositeFieldContainer[Arm]
+    since_us: int
+    def __init__(self, name: _Optional[str] = ..., layer: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Arm, _Mapping]]] = ..., since_us: _Optional[int] = ...) -> None: ...
+
+class Arm(_message.Message):
+    __slots__ = ("name", "share", "pin", "rules")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    PIN_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    share: float
+    pin: ModelPin
+    rules: str
+    def __init__(self, name: _Optional[str] = ..., share: _Optional[float] = ..., pin: _Optional[_Union[ModelPin, _Mapping]] = ..., rules: _Optional[str] = ...) -> None: ...
 
 class Decision(_message.Message):
     __slots__ = ("usecase", "kind", "reason", "actor", "time_us", "state")
