@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from millrace.events.v1 import events_pb2 as millrace_dot_events_dot_v1_dot_events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!millrace/ranking/v1/ranking.proto\x12\x13millrace.ranking.v1\x1a\x1fmillrace/events/v1/events.proto\"\xd0\x01\n\x0bRankRequest\x12\x0f\n\x07usecase\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\x06\x12\x10\n\x08item_ids\x18\x03 \x03(\x06\x12\r\n\x05limit\x18\x04 \x01(\r\x12,\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x1b.millrace.events.v1.Context\x12/\n\x08priority\x18\x06 \x01(\x0e\x32\x1d.millrace.ranking.v1.Priority\x12\x1f\n\x17min_interactions_offset\x18\x07 \x01(\x06\"\xd8\x01\n\x10RecommendRequest\x12\x0f\n\x07usecase\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\x06\x12\r\n\x05limit\x18\x03 \x01(\r\x12,\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x1b.millrace.events.v1.Context\x12\x13\n\x0b\x65xclude_ids\x18\x05 \x03(\x06\x12/\n\x08priority\x18\x06 \x01(\x0e\x32\x1d.millrace.ranking.v1.Priority\x12\x1f\n\x17min_interactions_offset\x18\x07 \x01(\x06\"N\n\nRankedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\x06\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x10\n\x08position\x18\x03 \x01(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\xbd\x02\n\x0cRankResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x06\x12.\n\x05items\x18\x02 \x03(\x0b\x32\x1f.millrace.ranking.v1.RankedItem\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\x12+\n\tserved_by\x18\x05 \x01(\x0e\x32\x18.millrace.events.v1.Rung\x12\x0b\n\x03\x61rm\x18\x06 \x01(\t\x12\x16\n\x0e\x66\x65\x61ture_age_us\x18\x07 \x01(\x10\x12+\n\x03row\x18\x08 \x01(\x0b\x32\x1e.millrace.events.v1.RowVersion\x12/\n\x06stages\x18\t \x03(\x0b\x32\x1f.millrace.events.v1.StageTiming\x12\x0e\n\x06reason\x18\n \x01(\t*i\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x15\n\x11PRIORITY_PREFETCH\x10\x02\x12\x12\n\x0ePRIORITY_BATCH\x10\x03\x32\xb4\x01\n\x0eRankingService\x12K\n\x04Rank\x12 .millrace.ranking.v1.RankRequest\x1a!.millrace.ranking.v1.RankResponse\x12U\n\tRecommend\x12%.millrace.ranking.v1.RecommendRequest\x1a!.millrace.ranking.v1.RankResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!millrace/ranking/v1/ranking.proto\x12\x13millrace.ranking.v1\x1a\x1fmillrace/events/v1/events.proto\"\xd0\x01\n\x0bRankRequest\x12\x0f\n\x07usecase\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\x06\x12\x10\n\x08item_ids\x18\x03 \x03(\x06\x12\r\n\x05limit\x18\x04 \x01(\r\x12,\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x1b.millrace.events.v1.Context\x12/\n\x08priority\x18\x06 \x01(\x0e\x32\x1d.millrace.ranking.v1.Priority\x12\x1f\n\x17min_interactions_offset\x18\x07 \x01(\x06\"\xd8\x01\n\x10RecommendRequest\x12\x0f\n\x07usecase\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\x06\x12\r\n\x05limit\x18\x03 \x01(\r\x12,\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x1b.millrace.events.v1.Context\x12\x13\n\x0b\x65xclude_ids\x18\x05 \x03(\x06\x12/\n\x08priority\x18\x06 \x01(\x0e\x32\x1d.millrace.ranking.v1.Priority\x12\x1f\n\x17min_interactions_offset\x18\x07 \x01(\x06\"N\n\nRankedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\x06\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x10\n\x08position\x18\x03 \x01(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\xbd\x02\n\x0cRankResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x06\x12.\n\x05items\x18\x02 \x03(\x0b\x32\x1f.millrace.ranking.v1.RankedItem\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\x12+\n\tserved_by\x18\x05 \x01(\x0e\x32\x18.millrace.events.v1.Rung\x12\x0b\n\x03\x61rm\x18\x06 \x01(\t\x12\x16\n\x0e\x66\x65\x61ture_age_us\x18\x07 \x01(\x10\x12+\n\x03row\x18\x08 \x01(\x0b\x32\x1e.millrace.events.v1.RowVersion\x12/\n\x06stages\x18\t \x03(\x0b\x32\x1f.millrace.events.v1.StageTiming\x12\x0e\n\x06reason\x18\n \x01(\t\"\x93\x01\n\x0e\x45xplainRequest\x12\x0f\n\x07usecase\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x06\x12\x0f\n\x07user_id\x18\x03 \x01(\x06\x12\x10\n\x08item_ids\x18\x04 \x03(\x06\x12,\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x1b.millrace.events.v1.Context\x12\x0b\n\x03top\x18\x06 \x01(\r\"w\n\x13\x46\x65\x61tureContribution\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x14\n\x0c\x63ontribution\x18\x03 \x01(\x01\x12\x13\n\x06\x61ge_us\x18\x04 \x01(\x10H\x01\x88\x01\x01\x42\x08\n\x06_valueB\t\n\x07_age_us\"\x98\x01\n\rExplainedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\x06\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0b\n\x03raw\x18\x03 \x01(\x01\x12:\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32(.millrace.ranking.v1.FeatureContribution\x12\x0c\n\x04rest\x18\x05 \x01(\x01\x12\x10\n\x08position\x18\x06 \x01(\r\"\xee\x01\n\x0f\x45xplainResponse\x12\x31\n\x05items\x18\x01 \x03(\x0b\x32\".millrace.ranking.v1.ExplainedItem\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x01\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\x03\x12\x14\n\x0cmodel_digest\x18\x06 \x01(\t\x12\x0f\n\x07time_us\x18\x07 \x01(\x10\x12+\n\x03row\x18\x08 \x01(\x0b\x32\x1e.millrace.events.v1.RowVersion\x12\x0b\n\x03\x61rm\x18\t \x01(\t*i\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x15\n\x11PRIORITY_PREFETCH\x10\x02\x12\x12\n\x0ePRIORITY_BATCH\x10\x03\x32\x8a\x02\n\x0eRankingService\x12K\n\x04Rank\x12 .millrace.ranking.v1.RankRequest\x1a!.millrace.ranking.v1.RankResponse\x12U\n\tRecommend\x12%.millrace.ranking.v1.RecommendRequest\x1a!.millrace.ranking.v1.RankResponse\x12T\n\x07\x45xplain\x12#.millrace.ranking.v1.ExplainRequest\x1a$.millrace.ranking.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'millrace.ranking.v1.ranking_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRIORITY']._serialized_start=921
-  _globals['_PRIORITY']._serialized_end=1026
+  _globals['_PRIORITY']._serialized_start=1588
+  _globals['_PRIORITY']._serialized_end=1693
   _globals['_RANKREQUEST']._serialized_start=92
   _globals['_RANKREQUEST']._serialized_end=300
   _globals['_RECOMMENDREQUEST']._serialized_start=303
@@ -42,6 +42,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RANKEDITEM']._serialized_end=599
   _globals['_RANKRESPONSE']._serialized_start=602
   _globals['_RANKRESPONSE']._serialized_end=919
-  _globals['_RANKINGSERVICE']._serialized_start=1029
-  _globals['_RANKINGSERVICE']._serialized_end=1209
+  _globals['_EXPLAINREQUEST']._serialized_start=922
+  _globals['_EXPLAINREQUEST']._serialized_end=1069
+  _globals['_FEATURECONTRIBUTION']._serialized_start=1071
+  _globals['_FEATURECONTRIBUTION']._serialized_end=1190
+  _globals['_EXPLAINEDITEM']._serialized_start=1193
+  _globals['_EXPLAINEDITEM']._serialized_end=1345
+  _globals['_EXPLAINRESPONSE']._serialized_start=1348
+  _globals['_EXPLAINRESPONSE']._serialized_end=1586
+  _globals['_RANKINGSERVICE']._serialized_start=1696
+  _globals['_RANKINGSERVICE']._serialized_end=1962
 # @@protoc_insertion_point(module_scope)

@@ -90,3 +90,69 @@ class RankResponse(_message.Message):
     stages: _containers.RepeatedCompositeFieldContainer[_events_pb2.StageTiming]
     reason: str
     def __init__(self, request_id: _Optional[int] = ..., items: _Optional[_Iterable[_Union[RankedItem, _Mapping]]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., served_by: _Optional[_Union[_events_pb2.Rung, str]] = ..., arm: _Optional[str] = ..., feature_age_us: _Optional[int] = ..., row: _Optional[_Union[_events_pb2.RowVersion, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[_events_pb2.StageTiming, _Mapping]]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("usecase", "request_id", "user_id", "item_ids", "context", "top")
+    USECASE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    usecase: str
+    request_id: int
+    user_id: int
+    item_ids: _containers.RepeatedScalarFieldContainer[int]
+    context: _events_pb2.Context
+    top: int
+    def __init__(self, usecase: _Optional[str] = ..., request_id: _Optional[int] = ..., user_id: _Optional[int] = ..., item_ids: _Optional[_Iterable[int]] = ..., context: _Optional[_Union[_events_pb2.Context, _Mapping]] = ..., top: _Optional[int] = ...) -> None: ...
+
+class FeatureContribution(_message.Message):
+    __slots__ = ("name", "value", "contribution", "age_us")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    AGE_US_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    contribution: float
+    age_us: int
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., contribution: _Optional[float] = ..., age_us: _Optional[int] = ...) -> None: ...
+
+class ExplainedItem(_message.Message):
+    __slots__ = ("item_id", "score", "raw", "features", "rest", "position")
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    REST_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    item_id: int
+    score: float
+    raw: float
+    features: _containers.RepeatedCompositeFieldContainer[FeatureContribution]
+    rest: float
+    position: int
+    def __init__(self, item_id: _Optional[int] = ..., score: _Optional[float] = ..., raw: _Optional[float] = ..., features: _Optional[_Iterable[_Union[FeatureContribution, _Mapping]]] = ..., rest: _Optional[float] = ..., position: _Optional[int] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("items", "base", "method", "model_name", "model_version", "model_digest", "time_us", "row", "arm")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TIME_US_FIELD_NUMBER: _ClassVar[int]
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[ExplainedItem]
+    base: float
+    method: str
+    model_name: str
+    model_version: int
+    model_digest: str
+    time_us: int
+    row: _events_pb2.RowVersion
+    arm: str
+    def __init__(self, items: _Optional[_Iterable[_Union[ExplainedItem, _Mapping]]] = ..., base: _Optional[float] = ..., method: _Optional[str] = ..., model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., model_digest: _Optional[str] = ..., time_us: _Optional[int] = ..., row: _Optional[_Union[_events_pb2.RowVersion, _Mapping]] = ..., arm: _Optional[str] = ...) -> None: ...

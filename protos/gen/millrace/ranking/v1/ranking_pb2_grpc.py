@@ -45,6 +45,11 @@ class RankingServiceStub:
                 request_serializer=millrace_dot_ranking_dot_v1_dot_ranking__pb2.RecommendRequest.SerializeToString,
                 response_deserializer=millrace_dot_ranking_dot_v1_dot_ranking__pb2.RankResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/millrace.ranking.v1.RankingService/Explain',
+                request_serializer=millrace_dot_ranking_dot_v1_dot_ranking__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=millrace_dot_ranking_dot_v1_dot_ranking__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class RankingServiceServicer:
@@ -65,6 +70,13 @@ class RankingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Says what each feature adds to each item's score. Shed like BATCH, never logged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RankingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_RankingServiceServicer_to_server(servicer, server):
                     servicer.Recommend,
                     request_deserializer=millrace_dot_ranking_dot_v1_dot_ranking__pb2.RecommendRequest.FromString,
                     response_serializer=millrace_dot_ranking_dot_v1_dot_ranking__pb2.RankResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=millrace_dot_ranking_dot_v1_dot_ranking__pb2.ExplainRequest.FromString,
+                    response_serializer=millrace_dot_ranking_dot_v1_dot_ranking__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class RankingService:
             '/millrace.ranking.v1.RankingService/Recommend',
             millrace_dot_ranking_dot_v1_dot_ranking__pb2.RecommendRequest.SerializeToString,
             millrace_dot_ranking_dot_v1_dot_ranking__pb2.RankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.ranking.v1.RankingService/Explain',
+            millrace_dot_ranking_dot_v1_dot_ranking__pb2.ExplainRequest.SerializeToString,
+            millrace_dot_ranking_dot_v1_dot_ranking__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,
