@@ -85,16 +85,26 @@ class Shadow(_message.Message):
     def __init__(self, pin: _Optional[_Union[ModelPin, _Mapping]] = ..., share: _Optional[float] = ...) -> None: ...
 
 class Experiment(_message.Message):
-    __slots__ = ("name", "layer", "arms", "since_us")
+    __slots__ = ("name", "layer", "arms", "since_us", "segments")
     NAME_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     ARMS_FIELD_NUMBER: _ClassVar[int]
     SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     layer: str
     arms: _containers.RepeatedCompositeFieldContainer[Arm]
     since_us: int
-    def __init__(self, name: _Optional[str] = ..., layer: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Arm, _Mapping]]] = ..., since_us: _Optional[int] = ...) -> None: ...
+    segments: _containers.RepeatedCompositeFieldContainer[Segment]
+    def __init__(self, name: _Optional[str] = ..., layer: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Arm, _Mapping]]] = ..., since_us: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ...) -> None: ...
+
+class Segment(_message.Message):
+    __slots__ = ("begin", "end")
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    begin: float
+    end: float
+    def __init__(self, begin: _Optional[float] = ..., end: _Optional[float] = ...) -> None: ...
 
 class Arm(_message.Message):
     __slots__ = ("name", "share", "pin", "rules")
