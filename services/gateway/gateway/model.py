@@ -8,6 +8,7 @@ import numpy.typing as npt
 from definitions.layout import Layout
 
 from gateway.query import Floats, Ints
+from gateway.rerank import MaxShare
 
 
 class Scorer(Protocol):
@@ -46,6 +47,27 @@ class ActiveModel:
     local: Scorer | None
     ints: IntColumns
     layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a list must keep to: how many candidates are ranked, and which shares no category may exceed."""
+
+    candidates: int = 500
+    max_shares: tuple[MaxShare, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """By what one request is answered; it keeps this to its end.
+
+    `model`: None before the first deploy. `arm`: empty outside of any; `canary`, and `<experiment>=<arm>` of each
+    experiment that the user is in, joined by commas.
+    """
+
+    model: ActiveModel | None
+    rules: Rules
+    arm: str = ""
 
 
 def finite(scores: npt.NDArray[np.float32]) -> bool:

@@ -14,7 +14,7 @@ from definitions.packed import UserRow
 from gateway import rerank, retrieval
 from gateway.admission import OWN_WORK, Admission
 from gateway.ladder import Climb, Job, Ladder, Meter, Scored
-from gateway.model import ActiveModel
+from gateway.model import Choice, Rules
 from gateway.popularity import Popularity
 from gateway.query import (
     DEFAULT_LIMIT,
@@ -59,16 +59,6 @@ class ImpressionSink(Protocol):
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What the use case and the settings ask of every answer."""
-
-    usecase: str
-    candidates: int = 500
-    max_shares: tuple[rerank.MaxShare, ...] = ()
-    allow_time: bool = False
-
-
-@dataclass(frozen=True)
 class Clock:
     """`monotonic` in seconds, for budgets; `now_us` in microseconds since the epoch, for features."""
 
@@ -99,29 +89,29 @@ class _Watch:
 
 
 class Ranker:
-    """Ranks for one use case. `active` gives the model of the moment, None before the first deploy."""
+    """Ranks for one use case. `choose` says for each request by which model, rules and arm: what is in force then."""
 
     def __init__(
         self,
         *,
-        rules: Rules,
+        allow_time: bool,
         layout: Layout,
         rows: Rows,
         items: Items,
         ladder: Ladder,
-        active: Callable[[], ActiveModel | None],
+        choose: Callable[[Query], Choice],
         impressions: ImpressionSink,
         admission: Admission,
         meter: Meter,
         clock: Clock,
         new_id: Callable[[], int],
     ) -> None:
-        self._rules = rules
+        self._allow_time = allow_time
         self._layout = layout
         self._rows = rows
         self._items = items
         self._ladder = ladder
-        self._active = active
+        self._choose = choose
         self._impressions = impressions
         self._admission = admission
         self._meter = meter
@@ -138,14 +128,14 @@ class Ranker:
         watch = _Watch(self._clock.monotonic)
         deadline = watch.began + budget_s
         self._admission.check(budget_s)
-        validate(query, allow_time=self._rules.allow_time)
-        active = self._active()  # this request keeps it, whatever is swapped meanwhile
+        validate(query, allow_time=self._allow_time)
+        choice = self._choose(query)  # this request keeps it, whatever is swapped meanwhile
         time_us = self._clock.now_us() if query.time_us is None else query.time_us
         row = await self._rows.read(query.user_id, query.min_interactions_offset, budget_s)
         watch.lap("row")
         popularity = self._items.popularity
         eligible = self._eligible(query, row)
-        candidates = self._candidates(query, popularity, eligible)
+        candidates = self._candidates(query, choice.rules, popularity, eligible)
         watch.lap("retrieval")
         inputs = self._inputs(query, row, candidates, time_us)
         if inputs.assembled.tied:
@@ -157,7 +147,7 @@ class Ranker:
             asked=query.item_ids is not None,
             wanted=_wanted(query),
             assembled=inputs.assembled,
-            active=active,
+            active=choice.model,
             popularity=popularity,
             eligible=eligible,
         )
@@ -165,9 +155,9 @@ class Ranker:
         if climb.scored.item_ids is not candidates:  # the rung brought other items
             inputs = self._inputs(query, row, climb.scored.item_ids, time_us)
             watch.lap("features")
-        order, shown = self._order(job, climb.scored, inputs)
+        order, shown = self._order(job, choice.rules, climb.scored, inputs)
         watch.lap("rerank")
-        return self._answer(job, climb, order, shown, inputs, row, time_us, budget_s, watch)
+        return self._answer(job, choice, climb, order, shown, inputs, row, time_us, budget_s, watch)
 
     def _eligible(self, query: Query, row: UserRow | None) -> retrieval.Eligible:
         def eligible(item_ids: Ids) -> npt.NDArray[np.bool_]:
@@ -180,24 +170,24 @@ class Ranker:
 
         return eligible
 
-    def _candidates(self, query: Query, popularity: Popularity, eligible: retrieval.Eligible) -> Ids:
+    def _candidates(self, query: Query, rules: Rules, popularity: Popularity, eligible: retrieval.Eligible) -> Ids:
         """Ids without duplicates, ascending where the caller named them."""
         if query.item_ids is not None:
             ids = np.sort(query.item_ids)  # np.unique hashes first: 250 us of 100 ids, against 5
             unique: Ids = ids[np.concatenate([[True], ids[1:] != ids[:-1]])]
             return unique
-        return retrieval.popular(popularity, min(MAX_ITEMS, max(self._rules.candidates, _wanted(query))), eligible)
+        return retrieval.popular(popularity, min(MAX_ITEMS, max(rules.candidates, _wanted(query))), eligible)
 
     def _inputs(self, query: Query, row: UserRow | None, item_ids: Ids, time_us: int) -> _Inputs:
         items = self._items.view(item_ids, time_us, past_items(self._layout, row))
         return _Inputs(items, assemble(self._layout, row, items, query.context, time_us))
 
-    def _order(self, job: Job, scored: Scored, inputs: _Inputs) -> tuple[rerank.Order, int]:
+    def _order(self, job: Job, rules: Rules, scored: Scored, inputs: _Inputs) -> tuple[rerank.Order, int]:
         """All items best first as indices (n,), and how many of them are shown."""
         order = rerank.by_score(scored.item_ids, scored.scores, scored.last)
         shown = min(job.wanted or len(order), len(order))
-        if self._rules.max_shares:
-            shares = [(inputs.items.codes[:, rule.column], rule.share) for rule in self._rules.max_shares]
+        if rules.max_shares:
+            shares = [(inputs.items.codes[:, rule.column], rule.share) for rule in rules.max_shares]
             chosen = rerank.capped(order, shares, shown)
             order = np.concatenate([chosen, order[~np.isin(order, chosen)]])
         return order, shown
@@ -205,6 +195,7 @@ class Ranker:
     def _answer(
         self,
         job: Job,
+        choice: Choice,
         climb: Climb,
         order: rerank.Order,
         shown: int,
@@ -231,7 +222,7 @@ class Ranker:
             rung=climb.rung,
             model_name=scored.model_name,
             model_version=scored.model_version,
-            arm="",
+            arm=choice.arm,
             feature_age_us=0 if header is None else max(0, time_us - header.last_event_time_us),
             row=None if header is None else RowVersion(header.epoch, header.interactions_offset, header.users_offset),
             stages=tuple(Stage(name, round(seconds * 1e6)) for name, seconds in watch.laps),

@@ -25,11 +25,11 @@ from gateway.impressions import Impressions
 from gateway.items import CatalogueItems, CatalogueReaders
 from gateway.ladder import Ladder, LocalStep, Meter, ModelStep, PopularStep, PrecomputedStep, Step
 from gateway.metrics import Metrics
-from gateway.model import ActiveModel
+from gateway.model import ActiveModel, Choice, Rules
 from gateway.online import OnlineRows
 from gateway.precomputed import PrecomputedLists
 from gateway.query import Query, Rung, Shown
-from gateway.ranking import Clock, ImpressionSink, Ranker, Rules
+from gateway.ranking import Clock, ImpressionSink, Ranker
 from gateway.rerank import MaxShare
 from gateway.rows import Rows
 from gateway.settings import Settings
@@ -96,12 +96,10 @@ class Serving:
             name, self.layout.revision, valkey=settings.valkey, lmdb_path=settings.online_path
         )
         self._rules = Rules(
-            usecase=name,
             candidates=usecase.candidates.limit,
             max_shares=tuple(
                 MaxShare(layout.item.codes[rule.max_share.by].start, rule.max_share.share) for rule in usecase.rerank
             ),
-            allow_time=settings.allow_request_time,
         )
         self._shared = shared
         self._row_breaker = Breaker(time.monotonic)
@@ -152,12 +150,12 @@ class Serving:
         ]
         rows = Rows(OnlineRows(self._online, self._row_breaker), self.layout, meter, clock.monotonic, asyncio.sleep)
         return Ranker(
-            rules=self._rules,
+            allow_time=self._shared.settings.allow_request_time,
             layout=self.layout,
             rows=rows,
             items=self.items,
             ladder=Ladder(steps, admission, meter, clock.monotonic),
-            active=lambda: self.model,
+            choose=lambda _: Choice(self.model, self._rules),
             impressions=impressions,
             admission=admission,
             meter=meter,

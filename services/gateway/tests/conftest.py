@@ -22,9 +22,9 @@ from gateway.breaker import Breaker
 from gateway.errors import Unavailable
 from gateway.items import CatalogueItems
 from gateway.ladder import Ladder, LocalStep, ModelStep, PopularStep, PrecomputedStep, StoredList
-from gateway.model import ActiveModel
+from gateway.model import ActiveModel, Choice, Rules
 from gateway.query import Query, Ranking, Shown
-from gateway.ranking import Clock, Ranker, Rules
+from gateway.ranking import Clock, Ranker
 from gateway.rerank import MaxShare
 from gateway.rows import Rows
 from millrace.events.v1 import events_pb2 as pb
@@ -159,6 +159,7 @@ class World:
         self.records: list[tuple[str, str]] = []
         self.items = CatalogueItems(ItemSnapshot(self.layout), self._count)
         self.active: ActiveModel | None = None
+        self.arm = ""
         self.deploy()
         self._fill(catalogue)
 
@@ -178,12 +179,12 @@ class World:
         ]
         ids = iter(range(1, 10_000))
         return Ranker(
-            rules=Rules(self.usecase.name, candidates, shares, allow_time),
+            allow_time=allow_time,
             layout=self.layout,
             rows=Rows(self.rows, self.layout, self.meter, self.clock, self.clock.sleep),
             items=self.items,
             ladder=Ladder(steps, self.admission, self.meter, self.clock),
-            active=lambda: self.active,
+            choose=lambda _: Choice(self.active, Rules(candidates, shares), self.arm),
             impressions=self.sink,
             admission=self.admission,
             meter=self.meter,
