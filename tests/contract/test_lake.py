@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from definitions.events import EventColumns
-from deltalake import DeltaTable
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from google.protobuf import json_format
 from millrace.decisions.v1 import decisions_pb2
 from millrace.events.v1 import events_pb2 as pb
@@ -287,6 +287,10 @@ def test_impressions_keep_what_was_known_and_shown(movies: Lake) -> None:
         deadline_ms=150,
         stages=[pb.StageTiming(stage="features", micros=120)],
         reasons=["popular", "requested"],
+        model_digest="d" * 64,
+        rules='{"limit":500}',
+        rule_codes=b"\x01\x00\x00\x00" * 2,
+        unknown=[False, True],
     )
     bare = pb.Impression(request_id=1, time_us=1)
     written = rows.impressions_table(LOG, 2, [(0, 10), (1, 11)], [full, bare])
@@ -305,8 +309,38 @@ def test_impressions_keep_what_was_known_and_shown(movies: Lake) -> None:
     assert (first["model_name"], first["model_version"], first["rung"], first["arm"]) == ("lightgbm", 4, 1, "control")
     assert (first["device"], first["surface"], first["country"], first["session_id"]) == (1, 2, 3, 2**63)
     assert (first["stages"], first["stage_micros"], first["reasons"]) == (["features"], [120], ["popular", "requested"])
+    assert (first["model_digest"], first["rules"]) == ("d" * 64, '{"limit":500}')
+    assert (first["rule_codes"], first["unknown"]) == (b"\x01\x00\x00\x00" * 2, [False, True])
     assert str(first["event_date"]) == "1970-01-02"
     assert (second["item_ids"], second["features"], second["user_id"]) == ([], b"", 0)
+    assert (second["model_digest"], second["rules"], second["rule_codes"], second["unknown"]) == ("", "", b"", [])
+
+
+def test_a_table_older_than_some_of_its_columns_is_read_and_gets_them(movies: Lake) -> None:
+    """Its rows have nothing there; the next commit brings the columns, and the position stays."""
+    spec = schemas.TABLES["impressions"]
+    written = rows.impressions_table(LOG, 0, [(0, 10)], [pb.Impression(request_id=7, time_us=1)])
+    former = pa.schema([field for field in spec.stored if field.name not in schemas.ADDED])
+    DeltaTable.create(movies.uri("impressions"), former, partition_by=list(spec.partition_by))
+    write_deltalake(
+        movies.uri("impressions"),
+        schemas.to_stored(spec, written).select(former.names),
+        mode="append",
+        commit_properties=CommitProperties(app_transactions=[Transaction("x", 1)]),
+    )
+
+    [old] = movies.scan("impressions").collect().rows(named=True)
+    assert (7, "", "", b"", []) == tuple(
+        old[column] for column in ("request_id", "model_digest", "rules", "rule_codes", "unknown")
+    )
+    newer = pb.Impression(request_id=8, time_us=1, model_digest="d" * 64, unknown=[True])
+    assert movies.append("impressions", rows.impressions_table(LOG, 0, [(1, 11)], [newer]), app_id="x", version=2) == 1
+    movies.compact("impressions")
+
+    found = movies.scan("impressions").sort("offset").select("request_id", "model_digest", "rules", "unknown")
+    assert [(7, "", "", []), (8, "d" * 64, "", [True])] == found.collect().rows()
+    assert movies.scan("impressions").filter(pl.col("model_digest") == "").collect().height == 1
+    assert movies.next_offset("impressions", "x") == 2
 
 
 def test_decisions_are_one_table_for_all_use_cases(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ class Lake:
         spec = _spec(table)
         with _translated(table):
             handle = self._open(table)
-            return empty(spec) if handle is None else restored(spec, pl.scan_delta(handle))
+            return empty(spec) if handle is None else restored(spec, pl.scan_delta(handle), _columns(handle))
 
     def version(self, table: str) -> int | None:
         """Number of the newest commit; None if there is no table yet. For `data hash` and provenance."""
@@ -199,9 +199,15 @@ def _commit(handle: DeltaTable, parts: Sequence[Part], stored: Sequence[pa.Table
         handle,
         rows,
         mode="append",
+        # A table that is older than some of its columns gets them with these rows.
+        schema_mode=None if _columns(handle).issuperset(rows.schema.names) else "merge",
         commit_properties=CommitProperties(app_transactions=transactions, max_commit_retries=_COMMIT_RETRIES),
     )
     return len(rows)
+
+
+def _columns(handle: DeltaTable) -> set[str]:
+    return {field.name for field in handle.schema().fields}
 
 
 def _check_expected(parts: Sequence[Part], positions: dict[str, int]) -> None:

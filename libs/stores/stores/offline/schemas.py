@@ -3,6 +3,7 @@
 Delta has no unsigned numbers: uint64 is stored as int64 with the same bits, uint32 as int64 with the same value.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,9 @@ import pyarrow as pa
 
 U64: Final = pa.uint64()
 U32: Final = pa.uint32()
+
+# Columns that tables got after there were lakes; an older table gets them with its next commit.
+ADDED: Final = frozenset({"model_digest", "rules", "rule_codes", "unknown"})
 
 LOG_FIELDS: Final = (
     ("log_id", pa.string()),  # which log: a new or wiped broker has another
@@ -50,12 +54,18 @@ def to_stored(spec: TableSpec, rows: pa.Table) -> pa.Table:
     return rows.cast(spec.stored, safe=False)  # unsafe is the bit-cast; the check above leaves nothing else to lose
 
 
-def restored(spec: TableSpec, frame: pl.LazyFrame) -> pl.LazyFrame:
-    """What was stored, with the table's own types, in its own column order."""
-    return frame.select(_restored(field) for field in spec.schema)
+def restored(spec: TableSpec, frame: pl.LazyFrame, stored: Collection[str]) -> pl.LazyFrame:
+    """What was stored, with the table's own types, in its own column order.
+
+    A table may be older than some of its columns: one that is not among `stored`, or not in all of its files, is empty
+    there (text, list) as a field is that nobody set.
+    """
+    return frame.select(_restored(field, is_stored=field.name in stored) for field in spec.schema)
 
 
-def _restored(field: pa.Field) -> pl.Expr:
+def _restored(field: pa.Field, *, is_stored: bool) -> pl.Expr:
+    if (blank := _blank(field)) is not None:
+        return (pl.col(field.name).fill_null(blank) if is_stored else blank).alias(field.name)
     column = pl.col(field.name)
     if field.type == U64:
         return column.reinterpret(signed=False)
@@ -66,6 +76,14 @@ def _restored(field: pa.Field) -> pl.Expr:
     if field.type == pa.list_(U32):
         return column.cast(pl.List(pl.UInt32))
     return column
+
+
+def _blank(field: pa.Field) -> pl.Expr | None:
+    """What stands for a value that was never written; None for columns that every table has had from the first."""
+    if field.name not in ADDED:
+        return None
+    blanks = {pa.string(): pl.lit(""), pa.binary(): pl.lit(b""), pa.list_(pa.bool_()): pl.lit([], pl.List(pl.Boolean))}
+    return blanks[field.type]
 
 
 def empty(spec: TableSpec) -> pl.LazyFrame:
@@ -137,6 +155,10 @@ IMPRESSIONS: Final = _log_table(
     ("stage_micros", pa.list_(U32)),
     ("reasons", pa.list_(pa.string())),
     ("event_date", pa.date32()),  # of time_us, UTC
+    ("model_digest", pa.string()),  # what follows is empty in rows of before these columns were there
+    ("rules", pa.string()),
+    ("rule_codes", pa.binary()),  # uint32 little-endian, candidates x codes that the rules read
+    ("unknown", pa.list_(pa.bool_())),  # empty: the rung knew of all candidates
     partition_by=("event_date",),
 )
 
