@@ -468,7 +468,7 @@ def test_the_impression_is_an_exact_cut(world: Any) -> None:
     assert ({0: 55}, 250) == (shown.item_markers, shown.deadline_ms)
 
 
-def test_an_answer_and_its_impression_name_the_arm(world: World) -> None:
+def test_an_answer_and_its_impression_name_the_arm(world: Any) -> None:
     """Experiments count by it."""
     world.arm = "canary,layout=b"
     assert "canary,layout=b" == world.rank(1, 2).arm
