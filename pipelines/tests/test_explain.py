@@ -9,6 +9,8 @@ import numpy.typing as npt
 import pytest
 import xgboost
 from bundle import Bundle, Golden, Manifest, OnnxScorer, TrainingWindow, load_bundle, write_bundle
+from bundle.contributions import Contributions, logit
+from bundle.shapley import Block, blocks_of, shapley
 from definitions.events import EventColumns
 from definitions.item_snapshot import ItemSnapshot
 from definitions.layout import layout_of
@@ -17,8 +19,7 @@ from definitions.user_state import UserTable
 from millrace.events.v1 import events_pb2 as pb
 from pipelines.evaluation.metrics import auc
 from pipelines.explain import GraphExplainer, contributions
-from pipelines.explain.additive import Contributions, logit
-from pipelines.explain.blackbox import Block, blocks_of, permutation_importance, shapley
+from pipelines.explain.importance import permutation_importance
 from pipelines.explain.rankers import reference_row
 from pipelines.explain.served import explain_items
 from pipelines.training.encoding import Encoder, Native, OneHot

@@ -16,15 +16,20 @@ _ERRORS_ONLY = 3
 
 def open_graph(path: Path, threads: int = 1) -> ort.InferenceSession:
     """A session of the graph in a file, on CPU. AdmissionError where ONNX Runtime cannot load it."""
+    # From bytes: a graph cannot reach for a file beside it.
+    return open_bytes(path.read_bytes(), path.name, threads)
+
+
+def open_bytes(graph: bytes, name: str, threads: int = 1) -> ort.InferenceSession:
+    """The same of a graph in memory; `name` is what an error calls it."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
     try:
-        # From bytes: a graph cannot reach for a file beside it.
-        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # ONNX Runtime raises a dozen unrelated types
-        raise AdmissionError(f"{path.name}: ONNX Runtime cannot load it ({exc}); export the model again") from exc
+        raise AdmissionError(f"{name}: ONNX Runtime cannot load it ({exc}); export the model again") from exc
 
 
 class OnnxScorer:

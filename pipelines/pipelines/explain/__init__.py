@@ -1,6 +1,7 @@
 """Why a model scores as it does: what each column adds to the raw score of each row, and what a model leans on."""
 
-from pipelines.explain.additive import Contributions, Reason
+from bundle.contributions import Contributions, Reason
+
 from pipelines.explain.graphs import GraphExplainer
 from pipelines.explain.rankers import contributions
 

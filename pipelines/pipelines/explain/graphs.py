@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightgbm
@@ -17,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-from bundle import Bundle, OnnxScorer
+from bundle import Bundle
+from bundle.contributions import Contributions, Matrix
+from bundle.scorer import open_bytes
+from bundle.shapley import SAMPLED, BlackBox, Ints
 from onnx import numpy_helper
 
 from pipelines.explain import tabular
-from pipelines.explain.additive import Contributions, Matrix
-from pipelines.explain.blackbox import Ints, blocks_of, shapley
 from pipelines.explain.tree_text import CodeSet, Forest, booster_of
 from pipelines.training.linear import LinearModel
 
@@ -40,15 +40,14 @@ class GraphExplainer:
         Raises:
             TrainingError: trees that compare otherwise than ours.
         """
-        self._feature_names, self._int_names = bundle.manifest.feature_names, bundle.manifest.int_names
-        path = bundle.folder / "model.onnx"
-        model = onnx.load_from_string(path.read_bytes())
+        model = onnx.load_from_string(bundle.model_path.read_bytes())
         said = {each.key: each.value for each in model.metadata_props}
         constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
         trees = [node for node in model.graph.node if node.op_type == "TreeEnsembleRegressor"]
         self._columns: tuple[str, ...] = tuple(json.loads(said.get("columns", "[]")))
         self._linear: LinearModel | None = None
         self._trees: _Trees | None = None
+        self._box: BlackBox | None = None
         if self._columns and len(trees) == 1 and {"slope", "shift"} <= set(constants):
             self._trees = _Trees.of(trees[0], constants, len(self._columns))
             self._encode = _session_for(model, _ENCODED)
@@ -58,29 +57,21 @@ class GraphExplainer:
             self._encode = _session_for(model, _ENCODED)
             self.method = "coefficients"
         else:
-            self._open_box(path, bundle)
+            self._box = BlackBox(bundle, bundle.model().score)
+            self.method = SAMPLED
 
     def contributions(self, features: Matrix, ints: Ints) -> Contributions:
-        """Of rows float32 (n, F) and int64 (n, K), the graph's inputs; the raw score is the logit."""
-        if self._trees is None and self._linear is None:
-            return shapley(self._scorer.score, features, ints, self._reference, self._blocks)
+        """Of rows float32 (n, F) and int64 (n, K), the graph's inputs; the raw score is the logit of a probability."""
+        if self._box is not None:
+            return self._box.contributions(features, ints)
         feed: dict[str, npt.NDArray[Any]] = {"features": features}
         if ints.shape[1]:
             feed["int_features"] = ints
         x = np.asarray(self._encode.run(None, feed)[0], np.float32)
         if self._linear is not None:
             return tabular.of_linear(self._linear, self._columns, x)
-        assert self._trees is not None  # noqa: S101  one of the two, see above
+        assert self._trees is not None  # noqa: S101  one of the three, see above
         return self._trees.contributions(self._columns, x)
-
-    def _open_box(self, path: Path, bundle: Bundle) -> None:
-        self.method = "sampled Shapley"
-        with np.load(bundle.folder / "golden.npz", allow_pickle=False) as golden:
-            features = golden["features"]
-        self._scorer = OnnxScorer(path)
-        self._reference = (features.mean(axis=0).astype(np.float32), np.zeros(len(self._int_names), np.int64))
-        history = [name for name in self._int_names if "_ids_" in name or "_values_" in name]
-        self._blocks = blocks_of(self._feature_names, self._int_names, history=history)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +116,4 @@ def _session_for(model: onnx.ModelProto, output: str) -> onnxruntime.InferenceSe
     inner.CopyFrom(model)
     del inner.graph.output[:]
     inner.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(inner.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return open_bytes(inner.SerializeToString(), f"model.onnx up to {output}")

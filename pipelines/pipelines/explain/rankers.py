@@ -3,10 +3,10 @@
 from typing import Any, cast
 
 import numpy as np
+from bundle.contributions import Contributions, Matrix, logit
+from bundle.shapley import Block, Ints, blocks_of, shapley
 
 from pipelines.explain import tabular
-from pipelines.explain.additive import Contributions, Matrix, logit
-from pipelines.explain.blackbox import Block, Ints, blocks_of, shapley
 from pipelines.training.inputs import Inputs
 from pipelines.training.linear import LinearRanker
 from pipelines.training.linear_sparse import SparseRanker

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 from bundle import Bundle, IntInputs
+from bundle.contributions import Contributions, Vector
 from definitions.assembly import RequestContext, assemble, past_items
 from definitions.item_snapshot import ItemSnapshot
 from definitions.layout import Layout
 from definitions.packed import unpack_user_row
 
-from pipelines.explain.additive import Contributions, Vector
 from pipelines.explain.graphs import GraphExplainer
 from pipelines.training.linear import sigmoid
 

@@ -3,8 +3,8 @@
 import lightgbm
 import numpy as np
 import xgboost
+from bundle.contributions import Contributions, Matrix, Vector
 
-from pipelines.explain.additive import Contributions, Matrix, Vector
 from pipelines.training.linear import LinearModel
 
 
