@@ -24,29 +24,31 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%millrace/decisions/v1/decisions.proto\x12\x15millrace.decisions.v1\"u\n\x08ModelPin\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x13\n\x0blayout_hash\x18\x04 \x01(\x07\x12\x10\n\x08revision\x18\x05 \x01(\r\x12\x13\n\x0btriton_name\x18\x06 \x01(\t\"\xde\x02\n\x0cServingState\x12,\n\x03pin\x18\x01 \x01(\x0b\x32\x1f.millrace.decisions.v1.ModelPin\x12\x31\n\x08previous\x18\x02 \x01(\x0b\x32\x1f.millrace.decisions.v1.ModelPin\x12\x31\n\x08\x63hampion\x18\x03 \x01(\x0b\x32\x1f.millrace.decisions.v1.ModelPin\x12-\n\x06\x63\x61nary\x18\x04 \x01(\x0b\x32\x1d.millrace.decisions.v1.Canary\x12-\n\x06shadow\x18\x05 \x01(\x0b\x32\x1d.millrace.decisions.v1.Shadow\x12\r\n\x05rules\x18\x06 \x01(\t\x12\x15\n\rrules_version\x18\x07 \x01(\r\x12\x36\n\x0b\x65xperiments\x18\x08 \x03(\x0b\x32!.millrace.decisions.v1.Experiment\"Y\n\x06\x43\x61nary\x12,\n\x03pin\x18\x01 \x01(\x0b\x32\x1f.millrace.decisions.v1.ModelPin\x12\x0f\n\x07percent\x18\x02 \x01(\x01\x12\x10\n\x08since_us\x18\x03 \x01(\x10\"E\n\x06Shadow\x12,\n\x03pin\x18\x01 \x01(\x0b\x32\x1f.millrace.decisions.v1.ModelPin\x12\r\n\x05share\x18\x02 \x01(\x01\"\x97\x01\n\nExperiment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\t\x12(\n\x04\x61rms\x18\x03 \x03(\x0b\x32\x1a.millrace.decisions.v1.Arm\x12\x10\n\x08since_us\x18\x04 \x01(\x10\x12\x30\n\x08segments\x18\x05 \x03(\x0b\x32\x1e.millrace.decisions.v1.Segment\"%\n\x07Segment\x12\r\n\x05\x62\x65gin\x18\x01 \x01(\x01\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x01\"_\n\x03\x41rm\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x12,\n\x03pin\x18\x03 \x01(\x0b\x32\x1f.millrace.decisions.v1.ModelPin\x12\r\n\x05rules\x18\x04 \x01(\t\"\xb2\x01\n\x08\x44\x65\x63ision\x12\x0f\n\x07usecase\x18\x01 \x01(\t\x12\x31\n\x04kind\x18\x02 \x01(\x0e\x32#.millrace.decisions.v1.DecisionKind\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0f\n\x07time_us\x18\x05 \x01(\x10\x12\x32\n\x05state\x18\x06 \x01(\x0b\x32#.millrace.decisions.v1.ServingState*\xa6\x02\n\x0c\x44\x65\x63isionKind\x12\x1d\n\x19\x44\x45\x43ISION_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44\x45\x43ISION_KIND_DEPLOY\x10\x01\x12\x1a\n\x16\x44\x45\x43ISION_KIND_ROLLBACK\x10\x02\x12\x1b\n\x17\x44\x45\x43ISION_KIND_PROMOTION\x10\x03\x12\x19\n\x15\x44\x45\x43ISION_KIND_REFUSAL\x10\x04\x12\x1e\n\x1a\x44\x45\x43ISION_KIND_POINTER_FLIP\x10\x05\x12\x1c\n\x18\x44\x45\x43ISION_KIND_EXPERIMENT\x10\x06\x12\x18\n\x14\x44\x45\x43ISION_KIND_CANARY\x10\x07\x12\x18\n\x14\x44\x45\x43ISION_KIND_SHADOW\x10\x08\x12\x17\n\x13\x44\x45\x43ISION_KIND_RULES\x10\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%millrace/decisions/v1/decisions.proto\x12\x15millrace.decisions.v1\"u\n\x08ModelPin\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x13\n\x0blayout_hash\x18\x04 \x01(\x07\x12\x10\n\x08revision\x18\x05 \x01(\r\x12\x13\n\x0btriton_name\x18\x06 \x01(\t\"\xde\x02\n\x0cServingState\x12,\n\x03pin\x18\x01 \x01(\x0b\x32\x1f.millrace.decisions.v1.ModelPin\x12\x31\n\x08previous\x18\x02 \x01(\x0b\x32\x1f.millrace.decisions.v1.ModelPin\x12\x31\n\x08\x63hampion\x18\x03 \x01(\x0b\x32\x1f.millrace.decisions.v1.ModelPin\x12-\n\x06\x63\x61nary\x18\x04 \x01(\x0b\x32\x1d.millrace.decisions.v1.Canary\x12-\n\x06shadow\x18\x05 \x01(\x0b\x32\x1d.millrace.decisions.v1.Shadow\x12\r\n\x05rules\x18\x06 \x01(\t\x12\x15\n\rrules_version\x18\x07 \x01(\r\x12\x36\n\x0b\x65xperiments\x18\x08 \x03(\x0b\x32!.millrace.decisions.v1.Experiment\"\x90\x01\n\x06\x43\x61nary\x12,\n\x03pin\x18\x01 \x01(\x0b\x32\x1f.millrace.decisions.v1.ModelPin\x12\x0f\n\x07percent\x18\x02 \x01(\x01\x12\x10\n\x08since_us\x18\x03 \x01(\x10\x12\x35\n\nguardrails\x18\x04 \x01(\x0b\x32!.millrace.decisions.v1.Guardrails\"T\n\nGuardrails\x12\x18\n\x10max_error_excess\x18\x01 \x01(\x01\x12\x15\n\rmax_p99_ratio\x18\x02 \x01(\x01\x12\x15\n\rmax_score_psi\x18\x03 \x01(\x01\"E\n\x06Shadow\x12,\n\x03pin\x18\x01 \x01(\x0b\x32\x1f.millrace.decisions.v1.ModelPin\x12\r\n\x05share\x18\x02 \x01(\x01\"\x97\x01\n\nExperiment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\t\x12(\n\x04\x61rms\x18\x03 \x03(\x0b\x32\x1a.millrace.decisions.v1.Arm\x12\x10\n\x08since_us\x18\x04 \x01(\x10\x12\x30\n\x08segments\x18\x05 \x03(\x0b\x32\x1e.millrace.decisions.v1.Segment\"%\n\x07Segment\x12\r\n\x05\x62\x65gin\x18\x01 \x01(\x01\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x01\"_\n\x03\x41rm\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x12,\n\x03pin\x18\x03 \x01(\x0b\x32\x1f.millrace.decisions.v1.ModelPin\x12\r\n\x05rules\x18\x04 \x01(\t\"\xb2\x01\n\x08\x44\x65\x63ision\x12\x0f\n\x07usecase\x18\x01 \x01(\t\x12\x31\n\x04kind\x18\x02 \x01(\x0e\x32#.millrace.decisions.v1.DecisionKind\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x0f\n\x07time_us\x18\x05 \x01(\x10\x12\x32\n\x05state\x18\x06 \x01(\x0b\x32#.millrace.decisions.v1.ServingState*\xa6\x02\n\x0c\x44\x65\x63isionKind\x12\x1d\n\x19\x44\x45\x43ISION_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44\x45\x43ISION_KIND_DEPLOY\x10\x01\x12\x1a\n\x16\x44\x45\x43ISION_KIND_ROLLBACK\x10\x02\x12\x1b\n\x17\x44\x45\x43ISION_KIND_PROMOTION\x10\x03\x12\x19\n\x15\x44\x45\x43ISION_KIND_REFUSAL\x10\x04\x12\x1e\n\x1a\x44\x45\x43ISION_KIND_POINTER_FLIP\x10\x05\x12\x1c\n\x18\x44\x45\x43ISION_KIND_EXPERIMENT\x10\x06\x12\x18\n\x14\x44\x45\x43ISION_KIND_CANARY\x10\x07\x12\x18\n\x14\x44\x45\x43ISION_KIND_SHADOW\x10\x08\x12\x17\n\x13\x44\x45\x43ISION_KIND_RULES\x10\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'millrace.decisions.v1.decisions_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DECISIONKIND']._serialized_start=1170
-  _globals['_DECISIONKIND']._serialized_end=1464
+  _globals['_DECISIONKIND']._serialized_start=1312
+  _globals['_DECISIONKIND']._serialized_end=1606
   _globals['_MODELPIN']._serialized_start=64
   _globals['_MODELPIN']._serialized_end=181
   _globals['_SERVINGSTATE']._serialized_start=184
   _globals['_SERVINGSTATE']._serialized_end=534
-  _globals['_CANARY']._serialized_start=536
-  _globals['_CANARY']._serialized_end=625
-  _globals['_SHADOW']._serialized_start=627
-  _globals['_SHADOW']._serialized_end=696
-  _globals['_EXPERIMENT']._serialized_start=699
-  _globals['_EXPERIMENT']._serialized_end=850
-  _globals['_SEGMENT']._serialized_start=852
-  _globals['_SEGMENT']._serialized_end=889
-  _globals['_ARM']._serialized_start=891
-  _globals['_ARM']._serialized_end=986
-  _globals['_DECISION']._serialized_start=989
-  _globals['_DECISION']._serialized_end=1167
+  _globals['_CANARY']._serialized_start=537
+  _globals['_CANARY']._serialized_end=681
+  _globals['_GUARDRAILS']._serialized_start=683
+  _globals['_GUARDRAILS']._serialized_end=767
+  _globals['_SHADOW']._serialized_start=769
+  _globals['_SHADOW']._serialized_end=838
+  _globals['_EXPERIMENT']._serialized_start=841
+  _globals['_EXPERIMENT']._serialized_end=992
+  _globals['_SEGMENT']._serialized_start=994
+  _globals['_SEGMENT']._serialized_end=1031
+  _globals['_ARM']._serialized_start=1033
+  _globals['_ARM']._serialized_end=1128
+  _globals['_DECISION']._serialized_start=1131
+  _globals['_DECISION']._serialized_end=1309
 # @@protoc_insertion_point(module_scope)

@@ -67,14 +67,26 @@ class ServingState(_message.Message):
     def __init__(self, pin: _Optional[_Union[ModelPin, _Mapping]] = ..., previous: _Optional[_Union[ModelPin, _Mapping]] = ..., champion: _Optional[_Union[ModelPin, _Mapping]] = ..., canary: _Optional[_Union[Canary, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., rules: _Optional[str] = ..., rules_version: _Optional[int] = ..., experiments: _Optional[_Iterable[_Union[Experiment, _Mapping]]] = ...) -> None: ...
 
 class Canary(_message.Message):
-    __slots__ = ("pin", "percent", "since_us")
+    __slots__ = ("pin", "percent", "since_us", "guardrails")
     PIN_FIELD_NUMBER: _ClassVar[int]
     PERCENT_FIELD_NUMBER: _ClassVar[int]
     SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    GUARDRAILS_FIELD_NUMBER: _ClassVar[int]
     pin: ModelPin
     percent: float
     since_us: int
-    def __init__(self, pin: _Optional[_Union[ModelPin, _Mapping]] = ..., percent: _Optional[float] = ..., since_us: _Optional[int] = ...) -> None: ...
+    guardrails: Guardrails
+    def __init__(self, pin: _Optional[_Union[ModelPin, _Mapping]] = ..., percent: _Optional[float] = ..., since_us: _Optional[int] = ..., guardrails: _Optional[_Union[Guardrails, _Mapping]] = ...) -> None: ...
+
+class Guardrails(_message.Message):
+    __slots__ = ("max_error_excess", "max_p99_ratio", "max_score_psi")
+    MAX_ERROR_EXCESS_FIELD_NUMBER: _ClassVar[int]
+    MAX_P99_RATIO_FIELD_NUMBER: _ClassVar[int]
+    MAX_SCORE_PSI_FIELD_NUMBER: _ClassVar[int]
+    max_error_excess: float
+    max_p99_ratio: float
+    max_score_psi: float
+    def __init__(self, max_error_excess: _Optional[float] = ..., max_p99_ratio: _Optional[float] = ..., max_score_psi: _Optional[float] = ...) -> None: ...
 
 class Shadow(_message.Message):
     __slots__ = ("pin", "share")
