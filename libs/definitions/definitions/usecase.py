@@ -43,6 +43,16 @@ from definitions.learning import (
     Task,
     check_objective,
 )
+from definitions.rules import (
+    Candidates,
+    Diversity,
+    Exploration,
+    Filter,
+    Rerank,
+    Rules,
+    check_pins,
+    problems,
+)
 
 
 class Column(Spec):
@@ -120,24 +130,7 @@ class Impressions(Spec):
     )
 
 
-class Candidates(Spec):
-    """Retrieval: sources in order, and how many candidates are ranked."""
-
-    sources: tuple[Name, ...] = ("popular",)
-    limit: int = Field(default=500, ge=1, le=2000)
-
-
-class MaxShare(Spec):
-    """At most `share` of a list has the same value of the item attribute `by`."""
-
-    by: Name
-    share: float = Field(gt=0, le=1)
-
-
-class Rerank(Spec):
-    """One re-rank rule."""
-
-    max_share: MaxShare
+_CATEGORIES = ("category", "categories")
 
 
 @dataclass(frozen=True)
@@ -168,6 +161,7 @@ class UseCase(Spec):
     impressions: Impressions = Impressions()
     features: tuple[Feature, ...] = ()
     candidates: Candidates = Candidates()
+    filters: tuple[Filter, ...] = Field(default=(), description="What Recommend never shows.")
     task: Task = Task()
     label: Target = Target()
     objective: ObjectiveField = Objective()
@@ -175,6 +169,8 @@ class UseCase(Spec):
     negatives: Negatives = Negatives()
     models: ModelsField = Models()
     rerank: tuple[Rerank, ...] = ()
+    diversity: Diversity | None = None
+    exploration: Exploration | None = None
     slo: Mapping[Name, float] = {}
 
     @property
@@ -223,6 +219,52 @@ class UseCase(Spec):
         """Which events a head is about: its `positive`, all of its `value`'s action, or the action of its name."""
         head = self.heads[name]
         return head.positive or {head.value or name: Condition()}
+
+    @property
+    def rules(self) -> Rules:
+        """How an answer is made, where no decision says otherwise."""
+        return Rules(
+            candidates=self.candidates,
+            filters=self.filters,
+            heads={name: head.weight for name, head in self.heads.items()},
+            rerank=self.rerank,
+            diversity=self.diversity,
+            exploration=self.exploration,
+        )
+
+    def rules_of(self, text: str | bytes) -> Rules:
+        """Rules of a decision: JSON that fits this use case; empty = its own.
+
+        Raises:
+            UseCaseError: no rules, or they name what this use case does not have.
+        """
+        if not text:
+            return self.rules
+        rules = Rules.parse(text)
+        try:
+            self._check_rules(rules)
+        except ValueError as exc:
+            raise UseCaseError(f"rules of {self.name}: {exc}") from exc
+        return rules
+
+    def _check_rules(self, rules: Rules) -> None:
+        """What rules point at must be there, and be of the right kind."""
+        for source in rules.candidates.sources:
+            if source.name == "fresh" and self._kind("item", source.by[0]) != "number":
+                raise ValueError(f"candidates.sources: fresh.by {source.by[0]!r} is no number attribute of items")
+        for each in rules.filters:
+            if self._kind("item", each.by) not in (("number",) if each.of_number else _CATEGORIES):
+                wanted = "number" if each.of_number else "category"
+                raise ValueError(f"filters: by {each.by!r} is no {wanted} attribute of items")
+        for rule in rules.rerank:
+            if rule.max_share is not None and self._kind("item", rule.max_share.by) not in _CATEGORIES:
+                raise ValueError(f"rerank: max_share.by {rule.max_share.by!r} is no category attribute of items")
+        by = None if rules.diversity is None else rules.diversity.by
+        if by is not None and self._kind("item", by) not in _CATEGORIES:
+            raise ValueError(f"diversity: by {by!r} is no category attribute of items")
+        for head in rules.heads:
+            if head not in self.heads:
+                raise ValueError(f"heads: {head!r} is unknown; use one of {', '.join(self.heads) or 'none'}")
 
     @property
     def encodings(self) -> Mapping[str, Encoding]:
@@ -275,11 +317,10 @@ class UseCase(Spec):
             self._check_reference(feature)
         self._check_columns()
         attribute = self.category_attribute
-        if attribute is not None and self._kind("item", attribute) not in ("category", "categories"):
+        if attribute is not None and self._kind("item", attribute) not in _CATEGORIES:
             raise ValueError(f"category: item.{attribute} is no category attribute; declare it under attributes.item")
-        for rule in self.rerank:
-            if self._kind("item", rule.max_share.by) not in ("category", "categories"):
-                raise ValueError(f"rerank: max_share.by {rule.max_share.by!r} is no category attribute of items")
+        check_pins(self.rerank)
+        self._check_rules(self.rules)
         return self
 
     def _known_action(self, where: str, name: str) -> None:
@@ -373,15 +414,7 @@ def load_usecase(path: Path) -> UseCase:
     try:
         return UseCase.model_validate(content)
     except ValidationError as exc:
-        problems = "\n".join(_problem(tuple(error["loc"]), error["msg"]) for error in exc.errors())
-        raise UseCaseError(f"{path}: {exc.error_count()} problem(s):\n{problems}") from exc
-
-
-def _problem(place: tuple[int | str, ...], message: str) -> str:
-    where = ".".join(str(part) for part in place) or "the file"
-    if message == "Extra inputs are not permitted":
-        message = "there is no such key; remove it or correct its spelling"
-    return f"  {where}: {message.removeprefix('Value error, ')}"
+        raise UseCaseError(f"{path}: {exc.error_count()} problem(s):\n{problems(exc)}") from exc
 
 
 def find_usecase(name_or_path: str, folder: Path) -> UseCase:
