@@ -31,23 +31,25 @@ def consistency(
     the report is `reports/consistency-<usecase>.json` in MILLRACE_HOME, where the gate reads it, and for Prometheus
     `reports/metrics/consistency-<usecase>.prom`.
     """
-    from definitions.layout import layout_of
     from local_stack.home import Home
     from local_stack.state import StackState
     from pipelines.consistency import run
     from pipelines.consistency.report import publish
+    from pipelines.consistency.served import served_layout
     from stores.offline import Lake
 
     from millrace_cli.settings import load
 
     settings = load()
     spec = environment.usecase(settings, usecase)
-    if StackState.read(Home(settings.home)) is not None:
+    is_up = StackState.read(Home(settings.home)) is not None
+    if is_up:
         environment.flush_archiver(settings)
+    lake = Lake(settings.lake, spec.name)
     with Bars() as bars, environment.translated():
+        layout = served_layout(spec, settings.bundles, kafka=settings.kafka if is_up else None, lake=lake)
         result = run(
-            layout_of(spec), Lake(settings.lake, spec.name),
-            impressions=impressions, age_tolerance_s=age_tolerance, seed=seed, progress=bars,
+            layout, lake, impressions=impressions, age_tolerance_s=age_tolerance, seed=seed, progress=bars
         )  # fmt: skip
     path = publish({**result, "ran_on": output.ran_on(settings.home)}, settings.reports)
     _show(result, path)
