@@ -291,6 +291,7 @@ def test_impressions_keep_what_was_known_and_shown(movies: Lake) -> None:
         rules='{"limit":500}',
         rule_codes=b"\x01\x00\x00\x00" * 2,
         unknown=[False, True],
+        candidates=3,
     )
     bare = pb.Impression(request_id=1, time_us=1)
     written = rows.impressions_table(LOG, 2, [(0, 10), (1, 11)], [full, bare])
@@ -310,7 +311,8 @@ def test_impressions_keep_what_was_known_and_shown(movies: Lake) -> None:
     assert (first["device"], first["surface"], first["country"], first["session_id"]) == (1, 2, 3, 2**63)
     assert (first["stages"], first["stage_micros"], first["reasons"]) == (["features"], [120], ["popular", "requested"])
     assert (first["model_digest"], first["rules"]) == ("d" * 64, '{"limit":500}')
-    assert (first["rule_codes"], first["unknown"]) == (b"\x01\x00\x00\x00" * 2, [False, True])
+    codes = b"\x01\x00\x00\x00" * 2
+    assert (first["rule_codes"], first["unknown"], first["candidates"]) == (codes, [False, True], 3)
     assert str(first["event_date"]) == "1970-01-02"
     assert (second["item_ids"], second["features"], second["user_id"]) == ([], b"", 0)
     assert (second["model_digest"], second["rules"], second["rule_codes"], second["unknown"]) == ("", "", b"", [])
@@ -330,15 +332,15 @@ def test_a_table_older_than_some_of_its_columns_is_read_and_gets_them(movies: La
     )
 
     [old] = movies.scan("impressions").collect().rows(named=True)
-    assert (7, "", "", b"", []) == tuple(
-        old[column] for column in ("request_id", "model_digest", "rules", "rule_codes", "unknown")
+    assert (7, "", "", b"", [], 0) == tuple(
+        old[column] for column in ("request_id", "model_digest", "rules", "rule_codes", "unknown", "candidates")
     )
-    newer = pb.Impression(request_id=8, time_us=1, model_digest="d" * 64, unknown=[True])
+    newer = pb.Impression(request_id=8, time_us=1, model_digest="d" * 64, unknown=[True], candidates=1)
     assert movies.append("impressions", rows.impressions_table(LOG, 0, [(1, 11)], [newer]), app_id="x", version=2) == 1
     movies.compact("impressions")
 
-    found = movies.scan("impressions").sort("offset").select("request_id", "model_digest", "rules", "unknown")
-    assert [(7, "", "", []), (8, "d" * 64, "", [True])] == found.collect().rows()
+    found = movies.scan("impressions").sort("offset").select("request_id", "model_digest", "unknown", "candidates")
+    assert [(7, "", [], 0), (8, "d" * 64, [True], 1)] == found.collect().rows()
     assert movies.scan("impressions").filter(pl.col("model_digest") == "").collect().height == 1
     assert movies.next_offset("impressions", "x") == 2
 

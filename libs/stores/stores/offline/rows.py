@@ -64,7 +64,9 @@ def impressions_table(
     columns = _log_columns(log_id, partition, places)
     for name in ("request_id", "user_id", "time_us", "usecase", "features", "int_features", "layout_hash"):
         columns[name] = [getattr(each, name) for each in impressions]
-    for name in ("model_name", "model_version", "rung", "arm", "deadline_ms", "model_digest", "rules", "rule_codes"):
+    for name in ("model_name", "model_version", "rung", "arm", "deadline_ms", "candidates"):
+        columns[name] = [getattr(each, name) for each in impressions]
+    for name in ("model_digest", "rules", "rule_codes"):
         columns[name] = [getattr(each, name) for each in impressions]
     for name in ("item_ids", "scores", "propensities", "positions", "reasons", "unknown"):
         columns[name] = [list(getattr(each, name)) for each in impressions]

@@ -14,7 +14,7 @@ U64: Final = pa.uint64()
 U32: Final = pa.uint32()
 
 # Columns that tables got after there were lakes; an older table gets them with its next commit.
-ADDED: Final = frozenset({"model_digest", "rules", "rule_codes", "unknown"})
+ADDED: Final = frozenset({"model_digest", "rules", "rule_codes", "unknown", "candidates"})
 
 LOG_FIELDS: Final = (
     ("log_id", pa.string()),  # which log: a new or wiped broker has another
@@ -65,7 +65,8 @@ def restored(spec: TableSpec, frame: pl.LazyFrame, stored: Collection[str]) -> p
 
 def _restored(field: pa.Field, *, is_stored: bool) -> pl.Expr:
     if (blank := _blank(field)) is not None:
-        return (pl.col(field.name).fill_null(blank) if is_stored else blank).alias(field.name)
+        stored = pl.col(field.name).cast(pl.UInt32) if field.type == U32 else pl.col(field.name)
+        return (stored.fill_null(blank) if is_stored else blank).alias(field.name)
     column = pl.col(field.name)
     if field.type == U64:
         return column.reinterpret(signed=False)
@@ -82,7 +83,12 @@ def _blank(field: pa.Field) -> pl.Expr | None:
     """What stands for a value that was never written; None for columns that every table has had from the first."""
     if field.name not in ADDED:
         return None
-    blanks = {pa.string(): pl.lit(""), pa.binary(): pl.lit(b""), pa.list_(pa.bool_()): pl.lit([], pl.List(pl.Boolean))}
+    blanks = {
+        pa.string(): pl.lit(""),
+        pa.binary(): pl.lit(b""),
+        pa.list_(pa.bool_()): pl.lit([], pl.List(pl.Boolean)),
+        U32: pl.lit(0, pl.UInt32),
+    }
     return blanks[field.type]
 
 
@@ -159,6 +165,7 @@ IMPRESSIONS: Final = _log_table(
     ("rules", pa.string()),
     ("rule_codes", pa.binary()),  # uint32 little-endian, candidates x codes that the rules read
     ("unknown", pa.list_(pa.bool_())),  # empty: the rung knew of all candidates
+    ("candidates", U32),  # that were ranked, logged or not
     partition_by=("event_date",),
 )
 

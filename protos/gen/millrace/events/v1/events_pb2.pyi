@@ -170,7 +170,7 @@ class StageTiming(_message.Message):
     def __init__(self, stage: _Optional[str] = ..., micros: _Optional[int] = ...) -> None: ...
 
 class Impression(_message.Message):
-    __slots__ = ("request_id", "user_id", "time_us", "usecase", "item_ids", "scores", "propensities", "positions", "features", "int_features", "layout_hash", "row", "item_markers", "model_name", "model_version", "rung", "arm", "context", "deadline_ms", "stages", "reasons", "model_digest", "rules", "rule_codes", "unknown")
+    __slots__ = ("request_id", "user_id", "time_us", "usecase", "item_ids", "scores", "propensities", "positions", "features", "int_features", "layout_hash", "row", "item_markers", "model_name", "model_version", "rung", "arm", "context", "deadline_ms", "stages", "reasons", "model_digest", "rules", "rule_codes", "unknown", "candidates")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_US_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +196,7 @@ class Impression(_message.Message):
     RULES_FIELD_NUMBER: _ClassVar[int]
     RULE_CODES_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     user_id: int
     time_us: int
@@ -221,7 +222,8 @@ class Impression(_message.Message):
     rules: str
     rule_codes: bytes
     unknown: _containers.RepeatedScalarFieldContainer[bool]
-    def __init__(self, request_id: _Optional[int] = ..., user_id: _Optional[int] = ..., time_us: _Optional[int] = ..., usecase: _Optional[str] = ..., item_ids: _Optional[_Iterable[int]] = ..., scores: _Optional[_Iterable[float]] = ..., propensities: _Optional[_Iterable[float]] = ..., positions: _Optional[_Iterable[int]] = ..., features: _Optional[bytes] = ..., int_features: _Optional[bytes] = ..., layout_hash: _Optional[int] = ..., row: _Optional[_Union[RowVersion, _Mapping]] = ..., item_markers: _Optional[_Iterable[_Union[ItemMarker, _Mapping]]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., rung: _Optional[_Union[Rung, str]] = ..., arm: _Optional[str] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., deadline_ms: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., reasons: _Optional[_Iterable[str]] = ..., model_digest: _Optional[str] = ..., rules: _Optional[str] = ..., rule_codes: _Optional[bytes] = ..., unknown: _Optional[_Iterable[bool]] = ...) -> None: ...
+    candidates: int
+    def __init__(self, request_id: _Optional[int] = ..., user_id: _Optional[int] = ..., time_us: _Optional[int] = ..., usecase: _Optional[str] = ..., item_ids: _Optional[_Iterable[int]] = ..., scores: _Optional[_Iterable[float]] = ..., propensities: _Optional[_Iterable[float]] = ..., positions: _Optional[_Iterable[int]] = ..., features: _Optional[bytes] = ..., int_features: _Optional[bytes] = ..., layout_hash: _Optional[int] = ..., row: _Optional[_Union[RowVersion, _Mapping]] = ..., item_markers: _Optional[_Iterable[_Union[ItemMarker, _Mapping]]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., rung: _Optional[_Union[Rung, str]] = ..., arm: _Optional[str] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., deadline_ms: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., reasons: _Optional[_Iterable[str]] = ..., model_digest: _Optional[str] = ..., rules: _Optional[str] = ..., rule_codes: _Optional[bytes] = ..., unknown: _Optional[_Iterable[bool]] = ..., candidates: _Optional[int] = ...) -> None: ...
 
 class DeadLetter(_message.Message):
     __slots__ = ("topic", "partition", "offset", "reason", "detail", "raw", "raw_key")
