@@ -58,6 +58,17 @@ class ItemColumns:
         return np.asarray(self.past[places, residual])
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Attributes:
+    """What filters read of n items: `known` bool (n,), `numbers` float64 (n, `Side.numbers`), NaN = absent, `codes`
+    uint32 (n, code columns), 0 = none.
+    """
+
+    known: npt.NDArray[np.bool_]
+    numbers: npt.NDArray[np.float64]
+    codes: npt.NDArray[np.uint32]
+
+
 class _Columns:
     """What is kept of each item, one row a slot; slot 0 is for items that nobody knows. `rows`: its partials' rows, a
     column for each partition of origin.
@@ -205,6 +216,14 @@ class ItemSnapshot:
         with self._lock:
             return np.asarray(self._columns.known.take(self._index.find(item_ids)))
 
+    def attributes(self, item_ids: Ids) -> Attributes:
+        """What the catalogue says of the items, (n,)."""
+        with self._lock:
+            columns, slots = self._columns, self._index.find(item_ids)
+            return Attributes(
+                columns.known.take(slots), columns.numbers.take(slots, axis=0), columns.codes.take(slots, axis=0)
+            )
+
     def view(self, item_ids: Ids, time_us: int, past_ids: Ids | None = None) -> ItemColumns:
         """The items at t, in the order asked; unknown ones are empty, not an error.
 
@@ -254,6 +273,28 @@ class ItemSnapshot:
         with self._lock:
             self._popular = best
         return best[2], best[3]
+
+    def largest(self, number: str, limit: int) -> Ids:
+        """The catalogue's items with the largest of a number attribute, largest first, ties by id; those without it
+        are left out. KeyError if there is no such attribute.
+        """
+        if number not in self._side.numbers:
+            raise KeyError(number)
+        with self._lock:
+            ids, slots = self._index.all()
+            known = self._columns.known.take(slots)
+            ids, values = ids[known], self._columns.numbers[slots[known], self._side.numbers.index(number)]
+        ids, values = ids[~np.isnan(values)], values[~np.isnan(values)]
+        if limit < len(ids):
+            bound = np.partition(values, len(ids) - limit)[len(ids) - limit] if limit else np.inf
+            ids, values = ids[values >= bound], values[values >= bound]
+        return ids[np.argsort(-values, kind="stable")[:limit]]  # ids ascend already
+
+    @property
+    def version(self) -> int:
+        """Grows with each change that a reader can see."""
+        with self._lock:
+            return self._version
 
     def _steady(self, slots: Ints, time_us: int) -> npt.NDArray[np.float32]:
         """The steady columns (n, item columns): evaluated once for an item and a tile time, then only copied."""

@@ -178,11 +178,10 @@ def encode(shown: Shown, usecase: str, *, full: bool) -> bytes:
         message.row.interactions_offset = ranking.row.interactions_offset
         message.row.users_offset = ranking.row.users_offset
     # Fields may come in any order, and a packed array is its numbers' bytes: no number becomes a Python object.
-    propensities = on_list.astype("<f4")  # nothing is drawn: a shown item had probability 1
     arrays = {
         "item_ids": shown.item_ids[:count].astype("<u8", copy=False),
         "scores": shown.scores[:count].astype("<f4", copy=False),
-        "propensities": propensities,
+        "propensities": shown.propensities[:count].astype("<f4", copy=False),
         "features": features,
         "int_features": ints,
     }

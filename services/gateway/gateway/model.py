@@ -8,7 +8,7 @@ import numpy.typing as npt
 from definitions.layout import Layout
 
 from gateway.query import Floats, Ints
-from gateway.rerank import MaxShare
+from gateway.rules import ServingRules
 
 
 class Scorer(Protocol):
@@ -50,14 +50,6 @@ class ActiveModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What a list must keep to: how many candidates are ranked, and which shares no category may exceed."""
-
-    candidates: int = 500
-    max_shares: tuple[MaxShare, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Choice:
     """By what one request is answered; it keeps this to its end.
 
@@ -66,7 +58,7 @@ class Choice:
     """
 
     model: ActiveModel | None
-    rules: Rules
+    rules: ServingRules
     arm: str = ""
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from definitions.assembly import RequestContext
 
 from gateway.errors import InvalidRequest
+from gateway.rules import ServingRules
 
 Ids = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float32]
@@ -81,9 +82,10 @@ class Ranking:
 class Shown:
     """What an impression records: the answer and exactly what was known when it was made.
 
-    `item_ids` uint64 (n,), `scores` float32 (n,) and `reasons` run over the n candidates, the shown ones first, in
-    shown order. `features` float32 (n, F) and `item_ints` int64 (n, I) are still in the order they were made in:
-    candidate k has row `order[k]`. `user_ints` int64 (U,).
+    `item_ids` uint64 (n,), `scores` and `propensities` float32 (n,), 0 where not shown, and `reasons` run over
+    the n candidates, the shown first, in shown order. `features` float32 (n, F), `item_ints` int64 (n, I) and
+    `rule_codes` uint32 (n, codes that `rules` read) are still in the order they were made in: candidate k has row
+    `order[k]`. `user_ints` int64 (U,).
     """
 
     ranking: Ranking
@@ -94,6 +96,9 @@ class Shown:
     scores: Floats
     reasons: tuple[str, ...]
     order: npt.NDArray[np.intp]
+    propensities: Floats
+    rule_codes: npt.NDArray[np.uint32]
+    rules: ServingRules
     features: Floats
     user_ints: Ints
     item_ints: Ints

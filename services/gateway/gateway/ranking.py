@@ -10,11 +10,12 @@ from definitions.assembly import Assembled, assemble, past_items
 from definitions.item_snapshot import ItemColumns
 from definitions.layout import Layout
 from definitions.packed import UserRow
+from definitions.rerank import Order, Ordered
 
-from gateway import rerank, retrieval
+from gateway import retrieval
 from gateway.admission import OWN_WORK, Admission
 from gateway.ladder import Climb, Job, Ladder, Meter, Scored
-from gateway.model import Choice, Rules
+from gateway.model import Choice
 from gateway.popularity import Popularity
 from gateway.query import (
     DEFAULT_LIMIT,
@@ -29,7 +30,9 @@ from gateway.query import (
     validate,
 )
 from gateway.rows import Rows
+from gateway.rules import ServingRules
 
+_EXPLORES: Final = frozenset({Rung.MODEL, Rung.LOCAL_MODEL})
 _WAITS: Final = frozenset({"row", "model", "local_model", "precomputed"})  # stages that are not our own work
 
 
@@ -155,9 +158,10 @@ class Ranker:
         if climb.scored.item_ids is not candidates:  # the rung brought other items
             inputs = self._inputs(query, row, climb.scored.item_ids, time_us)
             watch.lap("features")
-        order, shown = self._order(job, choice.rules, climb.scored, inputs)
+        request_id = self._new_id()
+        ordered = _ordered(job, choice.rules, climb, inputs, request_id)
         watch.lap("rerank")
-        return self._answer(job, choice, climb, order, shown, inputs, row, time_us, budget_s, watch)
+        return self._answer(request_id, job, choice, climb, ordered, inputs, row, time_us, budget_s, watch)
 
     def _eligible(self, query: Query, row: UserRow | None) -> retrieval.Eligible:
         def eligible(item_ids: Ids) -> npt.NDArray[np.bool_]:
@@ -170,42 +174,36 @@ class Ranker:
 
         return eligible
 
-    def _candidates(self, query: Query, rules: Rules, popularity: Popularity, eligible: retrieval.Eligible) -> Ids:
+    def _candidates(
+        self, query: Query, rules: ServingRules, popularity: Popularity, eligible: retrieval.Eligible
+    ) -> Ids:
         """Ids without duplicates, ascending where the caller named them."""
         if query.item_ids is not None:
             ids = np.sort(query.item_ids)  # np.unique hashes first: 250 us of 100 ids, against 5
             unique: Ids = ids[np.concatenate([[True], ids[1:] != ids[:-1]])]
             return unique
-        return retrieval.popular(popularity, min(MAX_ITEMS, max(rules.candidates, _wanted(query))), eligible)
+        return retrieval.popular(
+            popularity, min(MAX_ITEMS, max(rules.rules.candidates.limit, _wanted(query))), eligible
+        )
 
     def _inputs(self, query: Query, row: UserRow | None, item_ids: Ids, time_us: int) -> _Inputs:
         items = self._items.view(item_ids, time_us, past_items(self._layout, row))
         return _Inputs(items, assemble(self._layout, row, items, query.context, time_us))
 
-    def _order(self, job: Job, rules: Rules, scored: Scored, inputs: _Inputs) -> tuple[rerank.Order, int]:
-        """All items best first as indices (n,), and how many of them are shown."""
-        order = rerank.by_score(scored.item_ids, scored.scores, scored.last)
-        shown = min(job.wanted or len(order), len(order))
-        if rules.max_shares:
-            shares = [(inputs.items.codes[:, rule.column], rule.share) for rule in rules.max_shares]
-            chosen = rerank.capped(order, shares, shown)
-            order = np.concatenate([chosen, order[~np.isin(order, chosen)]])
-        return order, shown
-
     def _answer(
         self,
+        request_id: int,
         job: Job,
         choice: Choice,
         climb: Climb,
-        order: rerank.Order,
-        shown: int,
+        ordered: Ordered,
         inputs: _Inputs,
         row: UserRow | None,
         time_us: int,
         budget_s: float,
         watch: _Watch,
     ) -> Ranking:
-        scored, query = climb.scored, job.query
+        scored, query, order, shown = climb.scored, job.query, ordered.order, ordered.shown
         item_ids, scores = scored.item_ids[order], scored.scores[order]
         source = scored.source or ("requested" if job.asked else "popular")
         reasons = _reasons(source, order, scored)
@@ -215,7 +213,7 @@ class Ranker:
             self._meter.stage(name, seconds)
         self._admission.note(OWN_WORK, sum(seconds for name, seconds in watch.laps if name not in _WAITS))
         ranking = Ranking(
-            request_id=self._new_id(),
+            request_id=request_id,
             item_ids=item_ids[:shown],
             scores=scores[:shown],
             reasons=reasons[:shown],
@@ -239,6 +237,9 @@ class Ranker:
                     scores=scores,
                     reasons=reasons,
                     order=order,
+                    propensities=ordered.propensities,
+                    rule_codes=inputs.items.codes.take(choice.rules.reranker.columns, axis=1),
+                    rules=choice.rules,
                     features=inputs.assembled.features,
                     user_ints=inputs.assembled.user_ints,
                     item_ints=inputs.assembled.item_ints,
@@ -247,6 +248,20 @@ class Ranker:
                 )
             )
         return ranking
+
+
+def _ordered(job: Job, rules: ServingRules, climb: Climb, inputs: _Inputs, request_id: int) -> Ordered:
+    """All candidates, those that are shown first."""
+    scored = climb.scored
+    return rules.reranker.order(
+        scored.item_ids,
+        scored.scores,
+        job.wanted,
+        request_id=request_id,
+        codes=inputs.items.codes.take(rules.reranker.columns, axis=1),
+        last=scored.last,
+        explore=climb.rung in _EXPLORES,
+    )
 
 
 def _wanted(query: Query) -> int:
@@ -260,7 +275,7 @@ def _nothing(candidates: Ids) -> Climb:
     return Climb(Rung.POPULAR, Scored(candidates, np.empty(0, np.float32)), ())
 
 
-def _reasons(source: str, order: rerank.Order, scored: Scored) -> tuple[str, ...]:
+def _reasons(source: str, order: Order, scored: Scored) -> tuple[str, ...]:
     if source != "precomputed" or scored.last is None:
         return (source,) * len(order)
     return tuple("popular" if filled else source for filled in scored.last[order].tolist())

@@ -25,13 +25,13 @@ from gateway.impressions import Impressions
 from gateway.items import CatalogueItems, CatalogueReaders
 from gateway.ladder import Ladder, LocalStep, Meter, ModelStep, PopularStep, PrecomputedStep, Step
 from gateway.metrics import Metrics
-from gateway.model import ActiveModel, Choice, Rules
+from gateway.model import ActiveModel, Choice
 from gateway.online import OnlineRows
 from gateway.precomputed import PrecomputedLists
 from gateway.query import Query, Rung, Shown
 from gateway.ranking import Clock, ImpressionSink, Ranker
-from gateway.rerank import MaxShare
 from gateway.rows import Rows
+from gateway.rules import ServingRules
 from gateway.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway")
@@ -95,12 +95,7 @@ class Serving:
         self._online = open_online_reader(
             name, self.layout.revision, valkey=settings.valkey, lmdb_path=settings.online_path
         )
-        self._rules = Rules(
-            candidates=usecase.candidates.limit,
-            max_shares=tuple(
-                MaxShare(layout.item.codes[rule.max_share.by].start, rule.max_share.share) for rule in usecase.rerank
-            ),
-        )
+        self._rules = ServingRules(usecase.rules, layout)
         self._shared = shared
         self._row_breaker = Breaker(time.monotonic)
         self.ranker = self._ranker(metrics, common.impressions)

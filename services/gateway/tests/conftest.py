@@ -15,6 +15,7 @@ from definitions.item_snapshot import ItemSnapshot
 from definitions.item_table import ItemTable
 from definitions.layout import Layout, layout_of
 from definitions.records import LogRecord
+from definitions.rules import Rules
 from definitions.usecase import UseCase, load_usecase
 from definitions.user_state import UserTable
 from gateway.admission import Admission
@@ -22,11 +23,11 @@ from gateway.breaker import Breaker
 from gateway.errors import Unavailable
 from gateway.items import CatalogueItems
 from gateway.ladder import Ladder, LocalStep, ModelStep, PopularStep, PrecomputedStep, StoredList
-from gateway.model import ActiveModel, Choice, Rules
+from gateway.model import ActiveModel, Choice
 from gateway.query import Query, Ranking, Shown
 from gateway.ranking import Clock, Ranker
-from gateway.rerank import MaxShare
 from gateway.rows import Rows
+from gateway.rules import ServingRules
 from millrace.events.v1 import events_pb2 as pb
 
 NOW_US = 1_700_000_000_000_000
@@ -167,9 +168,11 @@ class World:
         ints = IntInputs(int_names, self.layout.user_int_names, self.layout.item_int_names, {})
         self.active = ActiveModel("trees", version, "d" * 64, self.model, self.local, ints, self.layout)
 
-    def ranker(self, *, allow_time: bool = True, max_share: float | None = None, candidates: int = 500) -> Ranker:
-        column = self.layout.item.codes["genre"].start
-        shares = () if max_share is None else (MaxShare(column, max_share),)
+    def ranker(
+        self, *, allow_time: bool = True, max_share: float | None = None, candidates: int = 500, **more: Any
+    ) -> Ranker:
+        shares = [] if max_share is None else [{"max_share": {"by": "genre", "share": max_share}}]
+        rules = Rules.model_validate({"candidates": {"limit": candidates}, "rerank": shares} | more)
         clock = Clock(self.clock, lambda: NOW_US)
         steps = [
             ModelStep(self.model_breaker),
@@ -177,14 +180,14 @@ class World:
             PrecomputedStep(self.lists, self.list_breaker),
             PopularStep(),
         ]
-        ids = iter(range(1, 10_000))
+        ids, serving = iter(range(1, 10_000)), ServingRules(rules, self.layout)
         return Ranker(
             allow_time=allow_time,
             layout=self.layout,
             rows=Rows(self.rows, self.layout, self.meter, self.clock, self.clock.sleep),
             items=self.items,
             ladder=Ladder(steps, self.admission, self.meter, self.clock),
-            choose=lambda _: Choice(self.active, Rules(candidates, shares), self.arm),
+            choose=lambda _: Choice(self.active, serving, self.arm),
             impressions=self.sink,
             admission=self.admission,
             meter=self.meter,

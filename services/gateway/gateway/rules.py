@@ -1,0 +1,90 @@
+"""A use case's serving rules, compiled for one layout: once when they change, never for a request."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from definitions.assembly import RequestContext
+from definitions.attributes import category_code
+from definitions.item_snapshot import Attributes
+from definitions.layout import Layout
+from definitions.plan import CodeSlots
+from definitions.rerank import Reranker
+from definitions.rules import Filter, Rules
+
+Mask = npt.NDArray[np.bool_]
+_UNIT_US: Final = {"s": 1_000_000, "days": 86_400_000_000}
+
+
+@dataclass(frozen=True, slots=True)
+class _NumberFilter:
+    column: int
+    at_least: float | str | None
+    at_most: float | str | None
+    unit_us: int
+
+    def passes(self, items: Attributes, time_us: int) -> Mask:
+        numbers, now = items.numbers[:, self.column], time_us / self.unit_us
+        low = now if self.at_least == "now" else self.at_least
+        high = now if self.at_most == "now" else self.at_most
+        fails = np.zeros(len(numbers), np.bool_)  # NaN is neither under nor over: what is absent passes
+        if low is not None:
+            fails |= numbers < low
+        if high is not None:
+            fails |= numbers > high
+        return ~fails
+
+
+@dataclass(frozen=True, slots=True)
+class _CodeFilter:
+    slots: CodeSlots
+    none_of: npt.NDArray[np.uint32]
+    same_as: str | None
+
+    def passes(self, items: Attributes, context: RequestContext) -> Mask:
+        codes = items.codes[:, self.slots.start : self.slots.start + self.slots.width]
+        passed = np.ones(len(codes), np.bool_)
+        if len(self.none_of):
+            passed &= ~np.isin(codes, self.none_of).any(axis=1)
+        if self.same_as is not None and (wanted := getattr(context, self.same_as)):
+            passed &= (codes == wanted).any(axis=1) | ~codes.any(axis=1)
+        return passed
+
+
+class ServingRules:
+    """`rules` and what is made of them for `layout`; its item attributes must be there."""
+
+    def __init__(self, rules: Rules, layout: Layout) -> None:
+        self.rules = rules
+        self.reranker = Reranker.of(rules, layout.item)
+        filters = [_compiled(each, layout) for each in rules.filters]
+        self._numbers = [each for each in filters if isinstance(each, _NumberFilter)]
+        self._codes = [each for each in filters if isinstance(each, _CodeFilter)]
+
+    @property
+    def filters(self) -> bool:
+        """Whether `passes` may refuse anything."""
+        return bool(self._numbers or self._codes)
+
+    def passes(self, items: Attributes, context: RequestContext, time_us: int) -> Mask:
+        """Which items every filter lets pass, bool (n,)."""
+        passed = np.ones(len(items.numbers), np.bool_)
+        for number in self._numbers:
+            passed &= number.passes(items, time_us)
+        for code in self._codes:
+            passed &= code.passes(items, context)
+        return passed
+
+    @cached_property
+    def text(self) -> str:
+        """The rules as an impression logs them."""
+        return self.rules.to_json()
+
+
+def _compiled(each: Filter, layout: Layout) -> _NumberFilter | _CodeFilter:
+    if each.of_number:
+        return _NumberFilter(layout.item.numbers.index(each.by), each.at_least, each.at_most, _UNIT_US[each.unit])
+    refused = [value if isinstance(value, int) else category_code(value) for value in each.none_of]
+    return _CodeFilter(layout.item.codes[each.by], np.array(refused, np.uint32), each.same_as)
