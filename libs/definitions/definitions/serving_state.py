@@ -82,8 +82,8 @@ def deployed(state: pb.ServingState, pin: pb.ModelPin) -> pb.ServingState:
     if state.HasField("canary"):
         if not same(state.canary.pin, pin):
             raise StateError(
-                f"a canary of version {state.canary.pin.version} is on {state.canary.percent:g} % of users: finish it or "
-                "take it back first (millrace canary finish, millrace canary stop)"
+                f"a canary of version {state.canary.pin.version} is on {state.canary.percent:g} % of users: finish it "
+                "or take it back first (millrace canary finish, millrace canary stop)"
             )
         after.ClearField("canary")
     if state.HasField("shadow") and same(state.shadow.pin, pin):
@@ -154,7 +154,7 @@ def next_step(percent: float) -> float:
 
 
 def without(state: pb.ServingState, bad: pb.ModelPin) -> tuple[pb.ServingState, pb.DecisionKind] | None:
-    """The state in which `bad` scores nothing any more, and the kind of that decision; None where nothing can replace it.
+    """The state in which `bad` scores nothing any more, and that decision's kind; None where nothing can replace it.
 
     A canary or shadow of it ends, so does an experiment that has it; as the pin it gives way to the former version, to
     which no rollback returns then.

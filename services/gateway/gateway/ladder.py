@@ -121,12 +121,16 @@ class ModelStep:
             raise Unavailable("off")
         if not self._breaker.allow():
             raise Unavailable("breaker")
+        health = job.active.health
+        began = health.now()
         try:
             scores = await _run(job.active, local=False, job=job, budget_s=budget_s)
         except Unavailable as left:
+            health.failed(left.reason)
             if left.reason not in _NO_STRIKE:
                 self._breaker.failed(timeout=left.reason == "time")
             raise
+        health.scored(began, scores)
         self._breaker.succeeded()
         return Scored(job.candidates, scores, job.active.name, job.active.version)
 
@@ -144,7 +148,12 @@ class LocalStep:
         """The fallback's scores."""
         if job.active is None or job.active.local is None:
             raise Unavailable("off")
-        scores = await _run(job.active, local=True, job=job, budget_s=budget_s)
+        try:
+            scores = await _run(job.active, local=True, job=job, budget_s=budget_s)
+        except Unavailable as left:
+            if left.reason == "bad_scores":
+                job.active.health.failed(left.reason)
+            raise
         return Scored(job.candidates, scores, job.active.name, job.active.version)
 
 

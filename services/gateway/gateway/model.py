@@ -1,12 +1,13 @@
 """What serves one use case at the moment: one frozen object, swapped as one reference."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from definitions.layout import Layout
 
+from gateway.health import Health
 from gateway.query import Floats, Ints
 from gateway.rules import ServingRules
 
@@ -37,7 +38,7 @@ class IntColumns(Protocol):
 class ActiveModel:
     """The pinned model: rung MODEL by `model`, rung LOCAL_MODEL by `local`. Requests keep the one they began with.
 
-    `layout`: what its rows and inputs are made by.
+    `layout`: what its rows and inputs are made by. `health`: how it did lately, on whatever rung and for whomever.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ActiveModel:
     local: Scorer | None
     ints: IntColumns
     layout: Layout
+    health: Health = field(default_factory=Health)
 
 
 @dataclass(frozen=True, slots=True)
