@@ -1,10 +1,10 @@
-"""Candidates out of a bundle: item vectors with the user tower that they were trained with, and item-item neighbours.
+"""Candidates out of a bundle: item vectors with their user tower, item-item neighbours, what is popular somewhere.
 
 Search is exact: numpy over the whole catalogue, meant for up to 100,000 items.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -22,12 +22,14 @@ ITEM_VECTORS: Final = "item_vectors.npy"
 USER_TOWER: Final = "user_tower.onnx"
 TOWER_GOLDEN: Final = "tower_golden.npz"
 NEIGHBOURS: Final = "neighbours.npz"
+POPULAR: Final = "popular.npz"
 HISTORY: Final = "history"
 USER_VECTOR: Final = "user_vector"
 INDEX: Final = "millrace.index"  # key in the tower's metadata: the `index_hash` that it belongs to
 
 _TOLERANCE: Final = 1e-5  # as of golden scores
 _SMALLEST_WINDOW: Final = 64
+_SORT_BEYOND: Final = 64
 
 Vectors = npt.NDArray[np.float32]
 Eligible = Callable[[Ids], npt.NDArray[np.bool_]]
@@ -109,6 +111,9 @@ class TowerRetrieval:
                 f"{ITEM_VECTORS}; towers of different versions find nothing, take both from one training"
             )
         self.item_ids, self._vectors, self._tower = item_ids, vectors, tower
+        length = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
+        self._directions = np.zeros((len(vectors) + 1, vectors.shape[1]), np.float32)  # the first: of unknown items
+        np.divide(vectors, length, out=self._directions[1:], where=length > 0)
 
     @classmethod
     def of(cls, folder: Path) -> Self:
@@ -145,6 +150,11 @@ class TowerRetrieval:
         ids = np.ascontiguousarray(history[: self.newest]).view(np.int64)
         newest[0, : len(ids)] = dense_codes(ids, self.item_ids)
         return _best(self.item_ids, self._vectors @ self._tower.vectors(newest)[0], limit, eligible)
+
+    def directions(self, item_ids: Ids) -> Vectors:
+        """Vectors of length 1 of uint64 (n,) items, float32 (n, width): products are cosines. Zeros where unknown."""
+        codes = dense_codes(np.ascontiguousarray(item_ids).view(np.int64), self.item_ids)
+        return self._directions.take(codes, axis=0)
 
 
 class NeighbourRetrieval:
@@ -196,17 +206,99 @@ class NeighbourRetrieval:
         codes = dense_codes(np.ascontiguousarray(history).view(np.int64), self.item_ids)
         known = codes[codes > 0] - 1
         places, weights = self._places[known].ravel(), self._weights[known].ravel()
-        near, slot = np.unique(places[places >= 0], return_inverse=True)
+        near, slot = _distinct(places[places >= 0], len(self.item_ids))
         scores = np.bincount(slot, weights[places >= 0], len(near)).astype(np.float32)
         return _best(self.item_ids[near], scores, limit, eligible)
+
+
+class PopularRetrieval:
+    """What was popular on a surface, in a country, or both.
+
+    Args:
+        places: uint32 (s, 2), sorted and distinct: surface and country, 0 = any.
+        ends: int64 (s,), ascending: where the items of each end.
+        item_ids: uint64 (ends[-1],), of each place the most popular first.
+
+    Raises:
+        IntegrityError: they do not fit together.
+    """
+
+    def __init__(self, places: npt.NDArray[np.uint32], ends: Ints, item_ids: Ids) -> None:
+        keys = places[:, 0].astype(np.uint64) << np.uint64(32) | places[:, 1] if places.ndim == 2 else places
+        fits = places.dtype == np.uint32 and places.shape == (len(ends), 2) and bool((keys[1:] > keys[:-1]).all())
+        starts = np.concatenate([np.zeros(1, np.int64), ends])
+        if not fits or item_ids.dtype != np.uint64 or (np.diff(starts) < 0).any() or starts[-1] != len(item_ids):
+            raise IntegrityError(f"{POPULAR}: places, ends and items do not fit together; train again")
+        self._lists = {
+            (surface, country): item_ids[start:end]
+            for (surface, country), start, end in zip(places.tolist(), starts[:-1], starts[1:], strict=True)
+        }
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Of a bundle's folder."""
+        path = folder / POPULAR
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(arrays["places"], arrays["ends"], arrays["item_ids"])
+        except (OSError, ValueError, KeyError) as exc:
+            raise IntegrityError(f"{path}: cannot be read ({exc}); train again") from exc
+
+    def retrieve(self, surface: int, country: int, limit: int, eligible: Eligible | None = None) -> Ids:
+        """At most `limit` eligible items of the narrowest place that has a list: both, the surface, the country.
+
+        0 = any. No item where none of them has one.
+        """
+        for place in ((surface, country), (surface, 0), (0, country)):
+            found = self._lists.get(place)
+            if found is not None:
+                return (found if eligible is None else found[eligible(found)])[:limit]
+        return np.empty(0, np.uint64)
 
 
 @dataclass(frozen=True, eq=False)
 class Retrieval:
     """What a bundle can retrieve with; None for what it does not hold."""
 
-    towers: TowerRetrieval | None
-    neighbours: NeighbourRetrieval | None
+    towers: TowerRetrieval | None = None
+    neighbours: NeighbourRetrieval | None = None
+    popular: PopularRetrieval | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """`item_ids` uint64 (n,), distinct; `source` int8 (n,): place among the sources that brought each, -1 = filled."""
+
+    item_ids: Ids
+    source: npt.NDArray[np.int8]
+
+
+def merge(
+    sources: Sequence[Callable[[int], Ids]], quotas: Sequence[int], limit: int, fill: Callable[[int], Ids]
+) -> Candidates:
+    """Candidates of several sources, each item once, from the first source that brings it.
+
+    Args:
+        sources: give that many of their best, uint64, best first, or fewer.
+        quotas: how many each may bring that no source before it has brought.
+        limit: of all.
+        fill: a source for what is missing then.
+    """
+    parts: list[Ids] = []
+    brought: list[npt.NDArray[np.int8]] = []
+    taken = np.empty(0, np.uint64)
+    for index, (find, quota) in enumerate(zip((*sources, fill), (*quotas, limit), strict=True)):
+        quota = min(quota, limit - len(taken))
+        if quota <= 0:
+            continue
+        found = find(quota + len(taken))
+        if len(taken):
+            found = found[~np.isin(found, taken)]
+        found = found[:quota]
+        parts.append(found)
+        brought.append(np.full(len(found), index if index < len(sources) else -1, np.int8))
+        taken = np.concatenate(parts)
+    return Candidates(taken, np.concatenate([np.empty(0, np.int8), *brought]))
 
 
 def load_retrieval(folder: Path) -> Retrieval:
@@ -222,7 +314,23 @@ def load_retrieval(folder: Path) -> Retrieval:
     return Retrieval(
         TowerRetrieval.of(folder) if present else None,
         NeighbourRetrieval.of(folder) if (folder / NEIGHBOURS).exists() else None,
+        PopularRetrieval.of(folder) if (folder / POPULAR).exists() else None,
     )
+
+
+def _distinct(places: npt.NDArray[np.int32], items: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The distinct places, ascending, and for each place its index among them. Without a sort, which takes ten times as
+    long for a few thousand places of as many items, unless the catalogue is far larger.
+    """
+    if items > _SORT_BEYOND * len(places):
+        near, slot = np.unique(places, return_inverse=True)
+        return near.astype(np.intp), slot
+    there = np.zeros(items, np.bool_)
+    there[places] = True
+    near = np.flatnonzero(there)
+    index = np.empty(items, np.intp)
+    index[near] = np.arange(len(near))
+    return near, index[places]
 
 
 def _best(item_ids: Ids, scores: Vectors, limit: int, eligible: Eligible | None) -> Found:

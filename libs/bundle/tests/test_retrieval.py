@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle import IntegrityError, NeighbourRetrieval, load_retrieval
+from bundle import IntegrityError, NeighbourRetrieval, PopularRetrieval, load_retrieval, merge
 
 IDS = np.array([10, 20, 30, 2**63 + 5], np.uint64)
 PLACES = np.array([[1, 2], [0, -1], [3, 0], [2, 1]], np.int32)
@@ -75,3 +75,66 @@ def test_a_bundle_without_retrieval_retrieves_nothing_and_half_of_one_is_refused
     np.save(tmp_path / "item_ids.npy", IDS)
     with pytest.raises(IntegrityError, match=r"user_tower\.onnx"):
         load_retrieval(tmp_path)
+
+
+def test_neighbours_of_a_large_catalogue_are_those_of_a_small_one() -> None:
+    """Found by sorting, or by marking: the same sums."""
+    rng = np.random.default_rng(3)
+    places = rng.integers(-1, 300, (300, 10)).astype(np.int32)
+    weights = np.where(places < 0, 0, rng.random((300, 10))).astype(np.float32)
+    small = NeighbourRetrieval(np.arange(1, 301, dtype=np.uint64), places, weights)
+    more = 100_000
+    large = NeighbourRetrieval(
+        np.arange(1, more + 1, dtype=np.uint64),
+        np.concatenate([places, np.full((more - 300, 10), -1, np.int32)]),
+        np.concatenate([weights, np.zeros((more - 300, 10), np.float32)]),
+    )
+    history = rng.integers(1, 301, 20).astype(np.uint64)
+
+    a, b = small.retrieve(history, 50), large.retrieve(history, 50)
+
+    assert (a.item_ids.tolist(), a.scores.tolist()) == (b.item_ids.tolist(), b.scores.tolist())
+
+
+def test_the_narrowest_place_with_a_list_says_what_is_popular() -> None:
+    """Surface and country, else the surface, else the country, else nothing: the live order is another source."""
+    source = PopularRetrieval(
+        np.array([[0, 49], [2, 0], [2, 49]], np.uint32), np.array([2, 4, 7]), ids(1, 2, 3, 4, 5, 6, 7)
+    )
+
+    assert [5, 6] == source.retrieve(2, 49, 2).tolist()
+    assert [6, 7] == source.retrieve(2, 49, 2, eligible=lambda chosen: chosen > 5).tolist()
+    assert [3, 4] == source.retrieve(2, 33, 9).tolist()
+    assert [1, 2] == source.retrieve(7, 49, 9).tolist()
+    assert [] == source.retrieve(7, 33, 9).tolist()
+
+
+def test_popular_lists_that_do_not_fit_are_refused() -> None:
+    """Places twice, or ends that are not those of the items."""
+    for places, ends in (([[1, 1], [1, 1]], [1, 2]), ([[1, 1], [2, 1]], [1, 3]), ([[1, 1], [2, 1]], [2, 1])):
+        with pytest.raises(IntegrityError, match="train again"):
+            PopularRetrieval(np.array(places, np.uint32), np.array(ends), ids(1, 2))
+
+
+def test_sources_are_merged_by_quota_each_item_once() -> None:
+    """In order: what a source before has brought does not use up a quota; what is missing is filled."""
+    asked: list[int] = []
+
+    def source(*values: int) -> object:
+        def find(limit: int) -> np.ndarray:
+            asked.append(limit)
+            return ids(*values)[:limit]
+
+        return find
+
+    found = merge([source(1, 2, 3, 4), source(2, 1, 5, 6, 7), source()], [2, 2, 2], 8, source(1, 7, 8, 9, 10, 5))
+
+    assert [1, 2, 5, 6, 7, 8, 9, 10] == found.item_ids.tolist()
+    assert [0, 0, 1, 1, -1, -1, -1, -1] == found.source.tolist()
+    assert [2, 4, 6, 8] == asked
+
+
+def test_nothing_found_is_no_candidates() -> None:
+    """An empty catalogue is normal."""
+    found = merge([], [], 5, lambda _: ids())
+    assert (0, 0) == (len(found.item_ids), len(found.source))
