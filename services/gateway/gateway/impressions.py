@@ -23,9 +23,9 @@ RUNGS: Final = {
     Rung.PRECOMPUTED: pb.RUNG_PRECOMPUTED,
     Rung.POPULAR: pb.RUNG_POPULAR,
 }
-# id, score, propensity, position, reason with its tag and length (`precomputed` is the longest)
-_CANDIDATE_BYTES: Final = 8 + 4 + 4 + 3 + 13
-_FIXED_BYTES: Final = 2_048  # ids, names, timings, 64 markers
+# id, score, propensity, position, whether unknown, reason with its tag and length (`precomputed` is the longest)
+_CANDIDATE_BYTES: Final = 8 + 4 + 4 + 3 + 1 + 13
+_FIXED_BYTES: Final = 2_048 + 6_144  # ids, names, timings, 64 markers; the rules
 _WHOLE: Final = 2**64
 _LENGTH_DELIMITED: Final = 2  # wire type
 
@@ -131,7 +131,7 @@ def check_largest(layout: Layout) -> None:
     Raises:
         ImpressionTooLarge: the message says by how many columns.
     """
-    row = 4 * len(layout.feature_names) + 8 * len(layout.item_int_names)
+    row = 4 * len(layout.feature_names) + 8 * len(layout.item_int_names) + 4 * layout.item.code_width  # rules read some
     largest = MAX_ITEMS * (row + _CANDIDATE_BYTES) + 8 * len(layout.user_int_names) + _FIXED_BYTES
     if largest > MAX_RECORD_BYTES:
         excess = -(-(largest - MAX_RECORD_BYTES) // (4 * MAX_ITEMS))
@@ -163,6 +163,10 @@ def encode(shown: Shown, usecase: str, *, full: bool) -> bytes:
         arm=ranking.arm,
         deadline_ms=shown.deadline_ms,
         reasons=shown.reasons[:count],
+        model_digest="" if shown.model is None else shown.model.digest,
+        rules=shown.rules.text,
+        unknown=None if shown.unknown is None else shown.unknown[:count].tolist(),
+        candidates=len(shown.item_ids),
         item_markers=[pb.ItemMarker(partition=p, offset=o) for p, o in shown.item_markers.items()],
         stages=[pb.StageTiming(stage=stage.name, micros=stage.micros) for stage in ranking.stages],
         context=pb.Context(
@@ -184,6 +188,7 @@ def encode(shown: Shown, usecase: str, *, full: bool) -> bytes:
         "propensities": shown.propensities[:count].astype("<f4", copy=False),
         "features": features,
         "int_features": ints,
+        "rule_codes": np.ascontiguousarray(shown.rule_codes[rows], "<u4"),
     }
     tails = [part for name, array in arrays.items() for part in (_tag(name, array.nbytes), array.tobytes())]
     return b"".join([message.SerializeToString(), *tails])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ from definitions.assembly import RequestContext
 
 from gateway.errors import InvalidRequest
 from gateway.rules import ServingRules
+
+if TYPE_CHECKING:  # which has these types itself
+    from gateway.model import ActiveModel
 
 Ids = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float32]
@@ -85,7 +88,8 @@ class Shown:
     `item_ids` uint64 (n,), `scores` and `propensities` float32 (n,), 0 where not shown, and `reasons` run over
     the n candidates, the shown first, in shown order. `features` float32 (n, F), `item_ints` int64 (n, I) and
     `rule_codes` uint32 (n, codes that `rules` read) are still in the order they were made in: candidate k has row
-    `order[k]`. `user_ints` int64 (U,).
+    `order[k]`. `user_ints` int64 (U,). `model` scored; None on a rung without one. `unknown` bool (n,), candidates
+    that the rung knew nothing of; None: it knew of all.
     """
 
     ranking: Ranking
@@ -99,6 +103,8 @@ class Shown:
     propensities: Floats
     rule_codes: npt.NDArray[np.uint32]
     rules: ServingRules
+    model: "ActiveModel | None"
+    unknown: npt.NDArray[np.bool_] | None
     features: Floats
     user_ints: Ints
     item_ints: Ints

@@ -32,7 +32,7 @@ from gateway.query import (
 from gateway.rows import Rows
 from gateway.rules import ServingRules
 
-_EXPLORES: Final = frozenset({Rung.MODEL, Rung.LOCAL_MODEL})
+_BY_MODEL: Final = frozenset({Rung.MODEL, Rung.LOCAL_MODEL})
 _WAITS: Final = frozenset({"row", "model", "local_model", "precomputed"})  # stages that are not our own work
 
 
@@ -240,6 +240,8 @@ class Ranker:
                     propensities=ordered.propensities,
                     rule_codes=inputs.items.codes.take(choice.rules.reranker.columns, axis=1),
                     rules=choice.rules,
+                    model=choice.model if climb.rung in _BY_MODEL else None,
+                    unknown=None if scored.last is None else scored.last[order],
                     features=inputs.assembled.features,
                     user_ints=inputs.assembled.user_ints,
                     item_ints=inputs.assembled.item_ints,
@@ -260,7 +262,7 @@ def _ordered(job: Job, rules: ServingRules, climb: Climb, inputs: _Inputs, reque
         request_id=request_id,
         codes=inputs.items.codes.take(rules.reranker.columns, axis=1),
         last=scored.last,
-        explore=climb.rung in _EXPLORES,
+        explore=climb.rung in _BY_MODEL,
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from definitions.layout import layout_of
+from definitions.rules import Rules
 from definitions.usecase import UseCase
-from gateway.errors import ImpressionTooLarge
+from gateway.errors import ImpressionTooLarge, Unavailable
 from gateway.impressions import Impressions, check_largest, encode
 from millrace.events.v1 import events_pb2 as pb
 
@@ -78,6 +79,29 @@ def test_an_impression_holds_what_the_model_saw(world: Any) -> None:
     assert (77, 1_700_000_000_000_000) == (message.context.session_id, message.context.time_us)
     assert ["requested"] * 3 == list(message.reasons)
     assert "model" in [stage.stage for stage in message.stages]
+    assert ("d" * 64, 3, []) == (message.model_digest, message.candidates, list(message.unknown))
+    assert world.usecase.rules == Rules.parse(message.rules)
+    assert b"" == message.rule_codes  # these rules read none
+
+
+def test_an_impression_holds_what_the_rules_read(world: Any) -> None:
+    """The codes in the candidates' logged order: items above 5 are of genre 1, and may take half of the list."""
+    world.recommend(limit=4, max_share=0.5)
+    message = pb.Impression.FromString(encode(world.sink.shown[0], "tiny", full=True))
+
+    codes = np.frombuffer(message.rule_codes, "<u4")
+    assert [1 if item > 5 else 2 for item in message.item_ids] == codes.tolist()
+    assert 0.5 == Rules.parse(message.rules).rerank[0].max_share.share
+
+
+def test_a_rung_without_a_model_names_no_bundle_and_what_it_did_not_know(world: Any) -> None:
+    """Item 99 is in no catalogue: the popular order puts it last, and the impression says why."""
+    world.model.raises = world.local.raises = Unavailable("error")
+    world.rank(99, 1, 2)
+    message = pb.Impression.FromString(encode(world.sink.shown[0], "tiny", full=True))
+
+    assert (pb.RUNG_POPULAR, "", 0) == (message.rung, message.model_digest, message.model_version)
+    assert ([2, 1, 99], [False, False, True]) == (list(message.item_ids), list(message.unknown))
 
 
 def test_outside_the_share_only_shown_items_are_logged(world: Any) -> None:
@@ -86,6 +110,7 @@ def test_outside_the_share_only_shown_items_are_logged(world: Any) -> None:
     message = pb.Impression.FromString(encode(world.sink.shown[0], "tiny", full=False))
     assert [3, 2] == list(message.item_ids)
     assert 2 * 4 * len(world.layout.feature_names) == len(message.features)
+    assert 3 == message.candidates  # so that nobody takes these for all
 
 
 @pytest.mark.parametrize(("share", "expected"), [(1.0, 3), (0.0, 1)])
