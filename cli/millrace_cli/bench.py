@@ -216,3 +216,7 @@ def _figure(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+# The larger ones have modules of their own, which add their command to `app`.
+from millrace_cli import bench_gateway  # noqa: E402, F401
