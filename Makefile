@@ -77,7 +77,7 @@ test: lint types imports drift unit contract e2e ## Everything the README promis
 chaos: setup system dist ## Kills under load; at most 20 min
 	$(BIN)/pytest -q tests/chaos -m chaos
 
-chaos-features: setup system dist ## Features and archiver: 68 kills, 10 zombies, real Kafka; SEED=n; 15 min
+chaos-features: setup system dist ## Features and archiver: 72 kills, 10 zombies, real Kafka; SEED=n; 15 min
 	@PYTHONPATH=tests $(BIN)/python -m chaos.exactly_once $(if $(SEED),--seed $(SEED))
 
 gate-proof: setup ## Eight bad models, a better one and noise before the promotion gate; 3 min

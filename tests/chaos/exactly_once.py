@@ -29,7 +29,7 @@ class Plan:
     """How much of it."""
 
     seed: int
-    kills: int = 68  # each place four times
+    kills: int = 72  # each place four times
     events: int = 200_000
     zombies: int = 10
     stop_s: float = 60.0

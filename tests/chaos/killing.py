@@ -34,6 +34,7 @@ _LATEST: Final = {
     "features.emitted": 3,
     "features.checkpoint_written": 6,
     "features.checkpoint_renamed": 6,
+    "features.users_evicted": 6,
     "archiver.polled": 12,
     "archiver.before_dead_letters": 3,
     "archiver.dead_letters_sent": 3,

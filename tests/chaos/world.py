@@ -32,6 +32,7 @@ DEADLINE_S: Final = 120.0
 _BATCH: Final = 50
 # Often enough that kills meet commits and checkpoints too.
 _PACE: Final = {"features": {"MILLRACE_CHECKPOINT_S": "0.5"}, "archiver": {"MILLRACE_COMMIT_S": "0.4"}}
+_LITTLE_MEMORY: Final = {"MILLRACE_USER_STATE_MIB": "0.1"}  # so that most users leave it at each checkpoint
 
 
 class Failed(Exception):
@@ -51,6 +52,7 @@ class Worker:
             "MILLRACE_USECASES": str(world.usecase),
             "MILLRACE_METRICS_PORT": str(port),
             **_PACE[service],
+            **(_LITTLE_MEMORY if service == "features" and home is None else {}),
             **({"MILLRACE_FAILPOINT": failpoint} if failpoint else {}),
         }
         self._address = f"127.0.0.1:{port}"

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from definitions.compiled import kernel
 from definitions.memory import DIRTY, FREE_WORDS, KEYS, TOP, Memory, Words
-from definitions.program import EVENT_WORDS, FLAGS, ID, IS_DIRTY, Plan
+from definitions.program import ACTIVE, EVENT_WORDS, FLAGS, ID, IS_DIRTY, Plan
 from definitions.slots import Ids, Index, copy_into, ids_in, new_index, places_of
 
 
@@ -52,6 +52,14 @@ class KeyedState:
     def heads(self, ids: Ids) -> npt.NDArray[np.int64]:
         """The head of each, (n,); 0 for an unknown id."""
         return places_of(self.index, ids)
+
+    def least_active(self, count: int) -> Ids:
+        """The ids whose last event is the longest ago, in batches; at most `count`, uint64 (n,), ascending."""
+        words = self.memory.words
+        heads = self.index[:, 1][self.index[:, 1] != 0]
+        if count < len(heads):
+            heads = heads[np.argpartition(words[heads + ACTIVE], count)[:count]]
+        return np.sort(words[heads + ID].view(np.uint64))
 
     @property
     def dirty_count(self) -> int:

@@ -20,6 +20,7 @@ KEYS: Final = 1  # ids in the index
 DIRTY: Final = 2  # entries of the dirty list
 FREE_WORDS: Final = 3  # in freed blocks
 CLOCK: Final = 4  # number of the running batch, for the order in which keys were active
+LINES: Final = 5  # first of the lines that were given back, all of one size; 0 for none
 FREE: Final = 8  # first block of each size that was freed, by the size's exponent; 0 for none
 _BOOKS: Final = 64  # words of all that
 
@@ -79,10 +80,23 @@ def take_block(words: Words, exponent: int) -> int:
 
 @inlined
 def take_lines(words: Words, size: int) -> int:
-    """A place that is kept for good, of a multiple of `LINE` words, their content undefined."""
+    """A place of `size` words, a multiple of `LINE` and the same for all of a table; their content is undefined."""
+    place = words[LINES]
+    if place:
+        words[LINES] = words[place]
+        words[FREE_WORDS] -= size
+        return int(place)
     place = words[TOP]
     words[TOP] = place + size
     return int(place)
+
+
+@inlined
+def give_lines(words: Words, place: int, size: int) -> None:
+    """Back to the list of them."""
+    words[place] = words[LINES]
+    words[LINES] = place
+    words[FREE_WORDS] += size
 
 
 @inlined

@@ -1,4 +1,4 @@
-"""Ids to places by open addressing: linear probing, at most half full, nothing removed but by building anew."""
+"""Ids to places by open addressing: linear probing, at most half full."""
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,24 @@ def row_of(index: Index, key: np.uint64) -> int:
     while index[row, 1] != 0 and index[row, 0] != bits:
         row = (row + 1) & mask
     return int(row)
+
+
+@inlined
+def remove(index: Index, row: int) -> None:
+    """Empty a row; what stands behind it for want of this place moves up (Knuth, TAOCP 3, 6.4, algorithm R)."""
+    mask = len(index) - 1
+    hole = following = row
+    while True:
+        following = (following + 1) & mask
+        if index[following, 1] == 0:
+            break
+        home = home_of(index, np.uint64(index[following, 0]))
+        if (following - home) & mask >= (following - hole) & mask:
+            index[hole, 0] = index[following, 0]
+            index[hole, 1] = index[following, 1]
+            hole = following
+    index[hole, 0] = 0
+    index[hole, 1] = 0
 
 
 @kernel

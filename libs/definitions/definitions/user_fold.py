@@ -89,7 +89,7 @@ def fold_users(
             if words[TOP] + plan[EVENT_WORDS] > len(words) or 2 * words[KEYS] >= len(index):
                 return i
             head = head_of(plan, words, index, user_ids[i])
-            if words[head + FLAGS] & ERASED:
+            if words[head + FLAGS] & ERASED or offsets[i] < words[head + INTERACTIONS]:
                 continue
             action = int(np.int64(actions[i]))
             kind = action | (int(np.int64(categories[i])) << _CATEGORY)

@@ -14,7 +14,7 @@ from definitions.events import EventColumns, micros
 from definitions.kernel import UserState
 from definitions.keyed import KeyedState
 from definitions.layout import Layout
-from definitions.memory import CLOCK, Words
+from definitions.memory import CLOCK, KEYS, Words, give_lines
 from definitions.packed import pack_user
 from definitions.packed_rows import PackedRows, load_rows, save_rows
 from definitions.program import (
@@ -22,12 +22,13 @@ from definitions.program import (
     AT_NUMBERS,
     ERASED,
     FLAGS,
+    HEAD_WORDS,
     INTERACTIONS,
     USERS,
     Plan,
     plan_of,
 )
-from definitions.slots import Ids, Index
+from definitions.slots import Ids, Index, remove, row_of
 from definitions.user_fold import fold_users
 from definitions.user_pack import put_rows, release_all, row_bounds, take_rows
 
@@ -54,7 +55,11 @@ class UserTable:
         return self._state.used_bytes
 
     def fold(self, events: EventColumns) -> None:
-        """Fold good, deduplicated events of this partition, in offset order."""
+        """Fold good, deduplicated events of this partition, in offset order.
+
+        What a row has in it already, by its offset, is passed over: a row may be newer than the checkpoint that the
+        log is read from again.
+        """
         state, done = self._state, 0
         if len(events) and int(events.action.max()) >= len(self._layout.usecase.actions):
             raise ValueError(f"action {int(events.action.max())}; the use case has {len(self._layout.usecase.actions)}")
@@ -87,7 +92,7 @@ class UserTable:
             state.grow()
             words = state.memory.words
             head = _touch(plan, words, state.index, np.uint64(user.id))
-            if words[head + FLAGS] & ERASED:
+            if words[head + FLAGS] & ERASED or offset < words[head + USERS]:
                 continue
             if user.deleted:
                 _erase(plan, words, head)
@@ -107,6 +112,20 @@ class UserTable:
     def take_dirty(self) -> Ids:
         """Ids whose rows changed since the last call, uint64 (n,), ascending."""
         return self._state.take_dirty()
+
+    def unknown(self, ids: Ids) -> Ids:
+        """Those that have no row here, uint64 (n,), ascending, each once."""
+        missing = ids[self._state.heads(ids) == 0]
+        return np.unique(missing) if len(missing) else missing
+
+    def least_active(self, count: int) -> Ids:
+        """The users whose last event is the longest ago, at most `count`, uint64 (n,), ascending."""
+        return self._state.least_active(count)
+
+    def drop(self, ids: Ids) -> None:
+        """Forget known users, none of them changed since `take_dirty`; their memory is used again."""
+        state = self._state
+        _drop(state.plan, state.memory.words, state.index, ids)
 
     def all_users(self) -> Ids:
         """Every id with a row, uint64 (n,), ascending; erased ones too: their rows were emptied and must be written."""
@@ -141,8 +160,11 @@ class UserTable:
 
     def update(self, blob: bytes) -> None:
         """Take over users as they were saved, in place of what is known of them. Raises: LayoutMismatch, CorruptRow."""
+        self.take(load_rows(_MAGIC, self._layout.layout_hash, blob))
+
+    def take(self, rows: PackedRows) -> None:
+        """Take over users by their packed rows, in place of what is known of them. Raises: CorruptRow."""
         state, done = self._state, 0
-        rows = load_rows(_MAGIC, self._layout.layout_hash, blob)
         while True:
             done = take_rows(
                 state.plan,
@@ -168,6 +190,17 @@ def _touch(plan: Plan, words: Words, index: Index, user_id: np.uint64) -> int:
 @kernel
 def _mark(words: Words, dirty: Words, head: int) -> None:
     mark_dirty(words, dirty, head)
+
+
+@kernel
+def _drop(plan: Plan, words: Words, index: Index, ids: Ids) -> None:
+    for i in range(len(ids)):
+        row = row_of(index, ids[i])
+        head = index[row, 1]
+        release_all(plan, words, head)
+        give_lines(words, head, plan[HEAD_WORDS])
+        remove(index, row)
+        words[KEYS] -= 1
 
 
 @kernel

@@ -118,14 +118,16 @@ def test_a_full_affinity_table_gives_up_its_weakest_category(event: type[Any], c
     layout = layout_of(UseCase.model_validate(content | {"features": features}))
     table, day = UserTable(layout), 86_400 * S
     genres = [1] * 30 + [2] * 5 + [3] * 2 + [0] * 16  # the last sixteen push the others out of the block
-    table.fold(columns([event(1, 1, 0, 0, BASE + (8 * day if genre else 9 * day), genre) for genre in genres]))
+    early = [event(1, 1, 0, 0, BASE + (8 * day if genre else 9 * day), genre) for genre in genres]
+    later = [event(1, 1, 0, 0, BASE + (18 * day if genre else 19 * day), genre) for genre in [4, 4] + [0] * 16]
+    events = columns([*early, event(1, 1, 0, 0, BASE + 17 * day, 3), *later])
+    table.fold(events.take(slice(0, len(early))))
     held = unpack_user_row(layout, table.row(1, 1)).table(0)
 
     assert {genre: weight for genre, (weight, _, _) in held.entries.items()} == {1: 30, 3: 2}
     assert held.total == 37
 
-    later = [event(1, 1, 0, 0, BASE + (18 * day if genre else 19 * day), genre) for genre in [4, 4] + [0] * 16]
-    table.fold(columns([event(1, 1, 0, 0, BASE + 17 * day, 3), *later]))
+    table.fold(events.take(slice(len(early), None)))
     assert set(unpack_user_row(layout, table.row(1, 1)).table(0).entries) == {3, 4}  # thirty of ten days ago weigh 0.03
 
 

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from definitions.compiled import kernel
 from definitions.events import EventColumns, micros
 from definitions.item_state import ItemState, pack_item
 from definitions.item_table import ItemTable
 from definitions.kernel import Moment, TableState, UserState, decayed_add, matches
 from definitions.layout import Layout, layout_of
 from definitions.packed import pack_user
+from definitions.packed_rows import PackedRows
 from definitions.plan import BLOCK, Side, Table
 from definitions.seen import seen_hash
+from definitions.slots import Index, ids_in, new_index, places_of, remove, row_of
 from definitions.tiles import decayed, oldest_kept_tile
 from definitions.usecase import load_usecase
 from definitions.user_state import UserTable
@@ -167,3 +170,85 @@ def test_tables_keep_what_plain_folding_keeps(
 
     assert dict(user_table.rows(user_table.all_users(), 5).items()) == plain_rows(layout, events)
     assert dict(item_table.partials(item_table.all_items()).items()) == plain_partials(layout, events)
+
+
+@pytest.mark.parametrize("users", [3, 60])
+def test_users_who_leave_and_return_keep_what_plain_folding_keeps(layout: Layout, users: int) -> None:
+    """Dropped between batches, taken back by their rows when they come again: byte for byte as if they had stayed."""
+    events = events_of(5, users, 50, 6)
+    table, away = UserTable(layout), dict[int, bytes]()
+    random = np.random.default_rng(users)
+    for start in range(0, len(events), 10):
+        batch = events.take(slice(start, start + 10))
+        back = [user for user in table.unknown(batch.user_id).tolist() if user in away]
+        table.take(rows_of({user: away[user] for user in back}))
+        table.fold(batch)
+        table.take_dirty()
+        leaving = table.least_active(int(random.integers(0, len(table) + 1)))
+        away |= dict(table.rows(leaving, 5).items())
+        table.drop(leaving)
+        assert not set(leaving.tolist()) & set(table.all_users().tolist())
+    table.take(rows_of({user: away[user] for user in away.keys() - set(table.all_users().tolist())}))
+
+    assert dict(table.rows(table.all_users(), 5).items()) == plain_rows(layout, events)
+
+
+def rows_of(rows: dict[int, bytes]) -> PackedRows:
+    bounds = np.cumsum([0, *(len(row) for row in rows.values())])
+    return PackedRows(np.array(list(rows), np.uint64), bounds, np.frombuffer(b"".join(rows.values()), np.uint8))
+
+
+def test_those_whose_last_event_is_longest_ago_leave_first(layout: Layout) -> None:
+    """Whoever was in a later batch stays."""
+    events = events_of(6, 30, 50, 6)
+    table = UserTable(layout)
+    for start in (0, 300, 600):
+        table.fold(events.take(slice(start, start + 100 if start else 300)))
+    last = set(events.user_id[600:700].tolist())
+    gone = table.least_active(len(table) - len(last))
+
+    assert len(gone) == len(table) - len(last)
+    assert not last & set(gone.tolist())
+
+
+def test_memory_of_users_who_left_is_used_again(layout: Layout) -> None:
+    """Ten times as many users as there is room for take no more than the first ones did."""
+    table, sizes = UserTable(layout), []
+    for turn in range(10):
+        events = events_of(turn, 40, 50, 6)
+        events.user_id[:] += np.uint64(100 * turn)
+        table.fold(events)
+        table.take_dirty()
+        sizes.append(table.used_bytes)
+        table.drop(table.all_users())
+        assert len(table) == 0
+
+    assert max(sizes) < 1.2 * sizes[0]
+
+
+def test_an_index_forgets_what_is_removed_and_nothing_else() -> None:
+    """Chains that run through removed rows and around the end stay whole: as a dict does, step by step."""
+    random, index, known = np.random.default_rng(3), new_index(30), dict[int, int]()
+    for step in range(2_000):
+        key = np.uint64(int(random.integers(1, 60)) * 2**58)
+        if len(known) < 30 and random.random() < 0.5:
+            _put(index, key, step + 1)
+            known[int(key)] = step + 1
+        elif int(key) in known:
+            _remove(index, key)
+            del known[int(key)]
+        keys = np.array(sorted(known), np.uint64)
+        assert ids_in(index, len(known)).tolist() == keys.tolist()
+        assert places_of(index, keys).tolist() == [known[key] for key in keys.tolist()]
+
+
+@kernel
+def _put(index: Index, key: np.uint64, place: int) -> None:
+    row = row_of(index, key)
+    index[row, 0] = np.int64(key)
+    index[row, 1] = place
+
+
+@kernel
+def _remove(index: Index, key: np.uint64) -> None:
+    remove(index, row_of(index, key))

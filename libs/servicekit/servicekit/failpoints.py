@@ -27,6 +27,7 @@ POINTS: Final[Mapping[str, str]] = {
     "features.emitted": "rows and partials are acknowledged, no checkpoint has them",
     "features.checkpoint_written": "a checkpoint's temporary file is durable, not yet renamed",
     "features.checkpoint_renamed": "a checkpoint is renamed, its folder not yet synced",
+    "features.users_evicted": "the rows of evicted users are durable, they are still in memory",
     "archiver.polled": "records were read, none of them is in a buffer",
     "archiver.before_dead_letters": "bad records are found, none is sent",
     "archiver.dead_letters_sent": "dead letters are acknowledged, their offsets not yet committed",

@@ -19,6 +19,7 @@ from stores.online import OnlineStore, open_online
 
 from features.checkpoints import CheckpointFolder
 from features.errors import FeaturesError
+from features.evicted import Evicted
 from features.kafka import KafkaItems, KafkaSource, owned_partitions
 from features.kept import keep, revision_layout
 from features.loop import FeatureLoop, Pace
@@ -70,10 +71,12 @@ def serve(kit: servicekit.Kit, settings: Settings, usecases: Sequence[UseCase]) 
         layout = layouts[root] = revision_layout(root, usecase, settings.revision)
         store = open_online(name, layout.revision, valkey=settings.valkey, lmdb_path=settings.online_path)
         stores.append(store)
-        owned += [
-            Owned(name, PartitionState(layout, partition), CheckpointFolder(root / str(partition)), store)
-            for partition in owned_partitions(settings.kafka, name, settings.replica, settings.replicas)
-        ]
+        for partition in owned_partitions(settings.kafka, name, settings.replica, settings.replicas):
+            folder = CheckpointFolder(root / str(partition))
+            state = PartitionState(layout, partition, Evicted(folder.root, name, layout.revision))
+            owned.append(Owned(name, state, folder, store))
+    for each in owned:
+        each.most_bytes = int(settings.user_state_mib * (1 << 20)) // len(owned)
     metrics = FeatureMetrics(kit.registry)
     source = KafkaSource(
         settings.kafka,

@@ -177,6 +177,8 @@ class FeatureLoop:
         if self._emit_users(wait=True) and self._emit_items() and self._flush_items():
             saved = self._save()
             self._audit()
+        if saved:
+            self._evict()
         self._on_ready(saved and len(self._speaking()) == len(self._owned))
         self._checkpointed = self._clock()
 
@@ -371,6 +373,15 @@ class FeatureLoop:
         began = self._clock()
         size = each.save()
         return each, size, self._clock() - began
+
+    def _evict(self) -> None:
+        """Nothing is dirty and all is saved: who was active longest ago may leave."""
+        try:
+            with self._metrics.part("evict"):
+                for each in self._speaking():
+                    self._metrics.evicted.labels(each.usecase).inc(each.evict())
+        except StoreUnavailable as exc:
+            self._log.error("users not evicted: they take more memory than they should", error=str(exc))
 
     def _watch(self, now: float) -> None:
         for each in self._owned.values():

@@ -48,6 +48,7 @@ class FeatureMetrics:
         self._checkpoint_bytes = gauge("checkpoint_bytes", "Size of the last checkpoint.", "usecase", "partition")
         self._state_keys = gauge("state_keys", "Users and items in memory.", "usecase", "partition", "what")
         self._state_bytes = gauge("state_bytes", "Memory that they take.", "usecase", "partition", "what")
+        self.evicted = counter("evicted_users_total", "Users whose state went from memory to the disk.", "usecase")
         self.lag = gauge("lag", "Records on the log that are not read yet.", "usecase", "topic", "partition")
         self.stalls = counter("stalls_total", "Partitions assigned again because reading had stopped.")
         self.refills = counter("refills_total", "Partitions written again to an emptied online store.", "usecase")

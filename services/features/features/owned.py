@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from definitions.errors import DefinitionsError
 from definitions.packed import read_header
+from definitions.user_state import UserTable
 from stores.online import OnlineStore
 
 from features.checkpoints import CheckpointFolder
@@ -31,6 +32,7 @@ class Owned:
         store_id: identity of the online store that holds this partition's rows.
         oldest_us: broker's time of the oldest event that is not emitted yet.
         lock: for the users' state, while rows are packed beside the loop.
+        most_bytes: that the users may take in memory.
         increments_from: bytes of a full checkpoint from which on increments follow it, until they are as large.
     """
 
@@ -44,6 +46,7 @@ class Owned:
     store_id: str = ""
     oldest_us: int | None = None
     known: int = 0  # offset of `item-features` below which nothing is another's
+    most_bytes: int = 1 << 62
     increments_from: int = 1 << 20  # a smaller one is written in no time
     lock: threading.Lock = field(default_factory=threading.Lock)
     _is_claimed: bool = False
@@ -121,10 +124,29 @@ class Owned:
         known = bool(self.store_id)
         users = self.state.users.all_users()
         self.state.refill(users)
+        evicted = self._refill_evicted()
         if not known:  # nothing was ever emitted from this state: it is new, or rebuilt from the archive
             self.state.resend(self.state.items.all_items())
         self.store_id = identity
-        return len(users) if known else 0
+        return len(users) + evicted if known else 0
+
+    def _refill_evicted(self) -> int:
+        """Write the rows of those who are not in memory; how many."""
+        if self.state.evicted is None:
+            return 0
+        written = 0
+        for rows in self.state.evicted.all():
+            table = UserTable(self.state.layout)
+            table.take(rows)
+            absent = self.state.users.unknown(rows.ids)
+            theirs = table.rows(absent, self.epoch)
+            written += self.store.write_rows(theirs.ids, theirs.bounds, theirs.data)
+        return written
+
+    def evict(self) -> int:
+        """After a checkpoint: bring the users' memory below its bound; how many went. StoreUnavailable: they stay."""
+        with self.lock:
+            return self.state.evict(self.most_bytes)
 
     def resend(self, found: Found) -> None:
         """Send again what another has written over. Where it has not, all of the topic below `found.reached` is ours.
@@ -145,6 +167,8 @@ class Owned:
         """
         if self.state.offsets == self.saved:
             return 0
+        with self.lock:
+            self.state.empty_erased()
         is_full = self._serial == 0 or self._full_bytes < self.increments_from or self._later_bytes >= self._full_bytes
         serial, increment = (self._serial + 1, 0) if is_full else (self._serial, self._increment + 1)
         size = self.folder.save(self.state.checkpoint(self.epoch, self.store_id, serial, increment))

@@ -1,8 +1,9 @@
 """The state of one partition: what its records do to it, what of it has changed, and how it is saved."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from definitions.column_decode import decode_interactions_columns
@@ -10,10 +11,12 @@ from definitions.dedupe import Deduper
 from definitions.events import EventColumns
 from definitions.item_table import ItemTable
 from definitions.layout import Layout
+from definitions.packed_rows import PackedRows
 from definitions.record_columns import RecordColumns
 from definitions.records import BadRecord, decode_users
 from definitions.slots import Ids
 from definitions.user_state import UserTable
+from servicekit.failpoints import fp
 
 from features.checkpoints import Checkpoint
 
@@ -21,6 +24,24 @@ INTERACTIONS: Final = "interactions"
 USERS: Final = "users"
 KINDS: Final = (INTERACTIONS, USERS)
 NO_IDS: Final[Ids] = np.empty(0, np.uint64)
+ROWS_AT_ONCE: Final = 20_000  # of evicted users: bounds memory and the store's transaction
+_LEFT: Final = 0.8  # of the memory that users may take, after an eviction
+
+
+class EvictedRows(Protocol):
+    """Where the users are who are not in memory: `features.evicted.Evicted`."""
+
+    def write(self, rows: PackedRows) -> None:
+        """Keep them durably, unless newer ones are there. StoreUnavailable: nothing may be forgotten."""
+        ...
+
+    def read(self, ids: Ids) -> PackedRows:
+        """The rows that there are, of these users. StoreError: the state cannot go on without them."""
+        ...
+
+    def all(self) -> Iterator[PackedRows]:
+        """Every row, some thousand at a time; ids ascend."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -79,9 +100,11 @@ class PartitionState:
     Folding is a function of the log alone: batch cuts, restarts and the wall clock change nothing.
     """
 
-    def __init__(self, layout: Layout, partition: int) -> None:
+    def __init__(self, layout: Layout, partition: int, evicted: EvictedRows | None = None) -> None:
+        """`evicted`: where the users are who are not in memory; None: nobody is evicted."""
         self.layout = layout
         self.partition = partition
+        self.evicted = evicted
         self.offsets: dict[str, int] = dict.fromkeys(KINDS, 0)
         self.users = UserTable(layout)
         self.items = ItemTable(layout)
@@ -90,6 +113,7 @@ class PartitionState:
         self._items = _Changes()
         self._sent_items = NO_IDS  # on their way, not yet acknowledged
         self._saved_at = 0  # `interactions` offset of the last checkpoint
+        self._erased: list[int] = []  # whose evicted rows must be replaced
 
     def fold(self, kind: str, records: RecordColumns, next_offset: int) -> Folded:
         """Apply the next records of one topic, in offset order."""
@@ -107,15 +131,49 @@ class PartitionState:
         """Apply the next good events, in offset order; those that counted, since a resent one does not."""
         keep = self._deduper.keep(events.event_id, events.offset)
         kept = events if keep.all() else events.take(keep)
+        self.recall(kept.user_id)
         self.users.fold(kept)
         self.items.fold(kept)
         return kept
 
     def _fold_users(self, records: RecordColumns) -> Folded:
-        users, bad = decode_users(self.partition, records.records())
-        self.users.fold_users([user for _, user in users], [offset for offset, _ in users])
+        found, bad = decode_users(self.partition, records.records())
+        users = [user for _, user in found]
+        self.recall(np.array([user.id for user in users], np.uint64))
+        self.users.fold_users(users, [offset for offset, _ in found])
+        self._erased += [user.id for user in users if user.deleted]
         oldest_us = int(records.timestamp_us.min()) if len(records) else None
         return Folded(len(users), 0, bad, oldest_us)
+
+    def recall(self, ids: Ids) -> None:
+        """Take those of them who were evicted back into memory. StoreError: their rows cannot be read."""
+        if self.evicted is not None and len(missing := self.users.unknown(ids)):
+            self.users.take(self.evicted.read(missing))
+
+    def empty_erased(self) -> None:
+        """Before a checkpoint: no evicted row may go on holding what an erased user did. StoreError: ask again."""
+        if self.evicted is not None and self._erased:
+            known = self.evicted.read(unique(np.array(self._erased, np.uint64))).ids
+            self.evicted.write(self.users.rows(known, 0))
+        self._erased = []
+
+    def evict(self, most_bytes: int) -> int:
+        """Where the users take more than `most_bytes`: keep those who were active last; how many went.
+
+        Nobody may be dirty, and all must be in a checkpoint. StoreUnavailable: their rows cannot be written; they stay.
+        """
+        if self.evicted is None:
+            return 0
+        used, count = self.users.used_bytes, len(self.users)
+        if used <= most_bytes:
+            return 0
+        ids = self.users.least_active(math.ceil(count * (1 - _LEFT * most_bytes / used)))
+        for begin in range(0, len(ids), ROWS_AT_ONCE):
+            part = ids[begin : begin + ROWS_AT_ONCE]
+            self.evicted.write(self.users.rows(part, 0))
+            fp("features.users_evicted")
+            self.users.drop(part)
+        return len(ids)
 
     @property
     def changed_users(self) -> int:

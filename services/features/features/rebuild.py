@@ -9,6 +9,7 @@ from definitions.events import EventColumns
 from millrace.events.v1 import events_pb2 as pb
 
 from features.checkpoints import CheckpointFolder
+from features.evicted import Evicted
 from features.partition import INTERACTIONS, USERS, PartitionState
 
 EVENTS_A_FOLD = 100_000  # bounds what is copied at once
@@ -62,6 +63,7 @@ def replace_checkpoints(state: PartitionState, folder: CheckpointFolder, above: 
     """
     epoch = folder.lease(above)
     folder.save(state.checkpoint(epoch, ""))
+    Evicted(folder.root, state.layout.usecase.name, state.layout.revision).remove()  # the checkpoint has everybody
     for other in folder.epochs():
         if other != epoch:
             shutil.rmtree(folder.root / str(other), ignore_errors=True)

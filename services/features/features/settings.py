@@ -22,6 +22,11 @@ class Settings(ProcessSettings):
     checkpoint_s: float = Field(
         default=5.0, gt=0, le=60, description="Time between two checkpoints; under load up to 10."
     )
+    user_state_mib: float = Field(
+        default=4096,
+        gt=0,
+        description="Memory for users' state, MiB; beyond it those who were active longest ago are kept on the disk.",
+    )
     # Kafka answers as soon as a record comes, so a long wait costs no freshness and spares both sides empty fetches
     # (20 ms: 8 % of a core, idle). The embedded broker looks at its log only when the wait is half over.
     fetch_wait_ms: int = Field(

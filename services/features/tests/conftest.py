@@ -19,6 +19,7 @@ from definitions.usecase import load_usecase
 from features.checkpoints import Checkpoint, CheckpointFolder
 from features.emission import RowPace
 from features.errors import CheckpointUnwritable, PublishFailed
+from features.evicted import Evicted
 from features.log import Batch, Bounds, Found, Lease, Origin, Place
 from features.loop import FeatureLoop, Pace
 from features.metrics import FeatureMetrics
@@ -286,11 +287,34 @@ class FusedFolder(CheckpointFolder):
         return size
 
 
+class FusedEvicted(Evicted):
+    """Rows on the disk, and a kill before and after each writing of them."""
+
+    def __init__(self, root: Path, fuse: Fuse) -> None:
+        super().__init__(root, "shop", 1)
+        self._fuse = fuse
+        self.written = self.found = 0
+
+    def write(self, rows: PackedRows) -> None:
+        if len(rows):
+            self._fuse.burn()
+        super().write(rows)
+        self.written += len(rows)
+        if len(rows):
+            self._fuse.burn()
+
+    def read(self, ids: npt.NDArray[np.uint64]) -> PackedRows:
+        rows = super().read(ids)
+        self.found += len(rows)
+        return rows
+
+
 class World:
     """Log, store, topic and disk of one use case with two partitions; loops come and go."""
 
     increments_from = 1 << 20
     rows = RowPace()
+    most_bytes = 1 << 40  # 1: everybody is evicted at each checkpoint
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -301,6 +325,7 @@ class World:
         self.log = FakeLog()
         self.store, self.topic = FakeStore(self.fuse), FakeTopic(self.fuse)
         self.is_ready: list[bool] = []
+        self.evicted: list[FusedEvicted] = []
         self.last: FeatureLoop | None = None
         self._sent = 0
         self.registry = CollectorRegistry()
@@ -315,15 +340,19 @@ class World:
         self.topic.lose_buffer()
         self.registry = CollectorRegistry()
         self.folders = [FusedFolder(self.folder / "log" / str(partition), self.fuse) for partition in partitions]
+        for each in self.evicted:  # a process that dies gives its files back
+            each.close()
+        self.evicted = [FusedEvicted(folder.root, self.fuse) for folder in self.folders]
         self.owned = [
             Owned(
                 "shop",
-                PartitionState(self.layout, partition),
+                PartitionState(self.layout, partition, evicted),
                 folder,
                 self.store,
+                most_bytes=self.most_bytes,
                 increments_from=self.increments_from,
             )
-            for partition, folder in zip(partitions, self.folders, strict=True)
+            for partition, folder, evicted in zip(partitions, self.folders, self.evicted, strict=True)
         ]
         places = [each.place(kind) for each in self.owned for kind in KINDS]
         self.reader = FakeReader(self.log, places, self.clock, self.fuse)

@@ -43,8 +43,12 @@ def steps_of_one_life(world: World) -> int:
     return int(world.fuse.steps)
 
 
-def test_a_kill_at_each_step_costs_nothing(world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Polled, folded, written, sent, temporary file cut, renamed: the next life makes it right."""
+@pytest.mark.parametrize("most_bytes", [1 << 40, 1], ids=["in memory", "evicted"])
+def test_a_kill_at_each_step_costs_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, most_bytes: int
+) -> None:
+    """Polled, folded, written, sent, temporary file cut, renamed, evicted: the next life makes it right."""
+    monkeypatch.setattr(type(world), "most_bytes", most_bytes)
     for step in range(1, steps_of_one_life(world) + 1):
         each = type(world)(tmp_path_factory.mktemp("kill"))
         each.fuse.left = step
@@ -54,13 +58,18 @@ def test_a_kill_at_each_step_costs_nothing(world: World, tmp_path_factory: pytes
         check(each)
 
 
-@pytest.mark.parametrize("inline_rows", [ROWS_PER_WRITE, 0], ids=["inline", "beside"])
+@pytest.mark.parametrize(
+    ("inline_rows", "most_bytes"),
+    [(ROWS_PER_WRITE, 1 << 40), (0, 1 << 40), (0, 1)],
+    ids=["inline", "beside", "evicted"],
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_many_random_kills_cost_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch, seed: int, inline_rows: int
+    world: World, monkeypatch: pytest.MonkeyPatch, seed: int, inline_rows: int, most_bytes: int
 ) -> None:
     """Lives of random length, killed while events flow, rows watched for going backwards; also written beside it."""
     monkeypatch.setattr(type(world), "rows", RowPace(inline_rows=inline_rows))
+    monkeypatch.setattr(type(world), "most_bytes", most_bytes)
     chance = random.Random(seed)  # noqa: S311  seeded on purpose
     kills = 0
     for life in range(12):

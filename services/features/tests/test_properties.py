@@ -1,4 +1,4 @@
-"""What is online depends on the log alone: not on batch cuts, on who owns which partition, or on restarts."""
+"""What is online depends on the log alone: not on batch cuts, on owners, on restarts, or on who was evicted."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ else:
 
 NewWorld = Callable[[], World]
 Sent = tuple[int, int, int, int, float, int]  # event id, user, item, action, value, seconds before the newest
-Life = tuple[int, int, bool]  # records a poll, turns, one process for both partitions
+Life = tuple[int, int, bool, int]  # records a poll, turns, one process for both partitions, bytes for users
 
 NOW_US = 1_700_000_000_000_000
 SENT = st.tuples(
@@ -27,7 +27,7 @@ SENT = st.tuples(
     st.sampled_from([0.5, 1.0, 4.0]),
     st.one_of(st.integers(0, 3), st.integers(0, 5_000), st.integers(0, 3_000_000)),
 )
-LIFE = st.tuples(st.integers(1, 12), st.integers(0, 6), st.booleans())
+LIFE = st.tuples(st.integers(1, 12), st.integers(0, 6), st.booleans(), st.sampled_from([1, 15_000, 1 << 40]))
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def online(world: World, sent: list[Sent], lives: list[Life]) -> tuple[dict[int,
     for event_id, user, item, action, value, before_s in sent:
         fields = {"action": action, "value": value, "category": item % 3}
         world.event(event_id, user=user, item=item, event_time_us=NOW_US - before_s * 1_000_000, **fields)
-    for most, turns, together in lives:
-        world.log.most = most
+    for most, turns, together, most_bytes in lives:
+        world.log.most, world.most_bytes = most, most_bytes
         for partitions in [(0, 1)] if together else [(0,), (1,)]:
             loop = world.loop(partitions, checkpoint_s=0.2)
             loop.recover()
@@ -71,7 +71,9 @@ def test_bytes_are_independent_of_batch_cuts_owners_and_restarts(new_world: NewW
     holds()
 
 
-@pytest.mark.parametrize("lives", [[(1, 3, True)], [(4, 2, False), (7, 1, True)]], ids=["one", "three owners"])
+@pytest.mark.parametrize(
+    "lives", [[(1, 3, True, 1)], [(4, 2, False, 1 << 40), (7, 1, True, 1)]], ids=["one", "three owners"]
+)
 def test_a_few_lives_give_the_same_bytes(new_world: NewWorld, lives: list[Life]) -> None:
     """The same in every run of the fast tests."""
     sent = [
@@ -92,11 +94,11 @@ def test_a_dropped_batch_turns_the_property_red(new_world: NewWorld, monkeypatch
         return folded(self, kind, records, next_offset)
 
     sent = [(number, number % 2 + 1, 1, 0, 1.0, 60) for number in range(1, 13)]
-    agrees(new_world, sent, [(2, 4, True)])
+    agrees(new_world, sent, [(2, 4, True, 1 << 40)])
     monkeypatch.setattr(PartitionState, "fold", fold)
 
     with pytest.raises(AssertionError):
-        agrees(new_world, sent, [(2, 4, True)])
+        agrees(new_world, sent, [(2, 4, True, 1 << 40)])
 
 
 @pytest.mark.property

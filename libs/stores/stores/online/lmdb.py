@@ -1,6 +1,7 @@
 """The embedded online store: LMDB files shared by the processes of one host.
 
-Nothing is synced: the checkpoint of `features` is the durable copy, and LMDB's files survive a killed process.
+Nothing is synced unless asked for: the checkpoint of `features` is the durable copy, and LMDB's files survive a killed
+process.
 """
 
 import threading
@@ -33,7 +34,7 @@ class _Environment:
     _open: Final[dict[Path, "_Environment"]] = {}
     _registry = threading.Lock()
 
-    def __init__(self, folder: Path, map_bytes: int) -> None:
+    def __init__(self, folder: Path, map_bytes: int, *, is_durable: bool) -> None:
         self._folder = folder
         self._users = 0
         # Guards against growing the map under a running transaction. Reads hold it for microseconds.
@@ -43,8 +44,8 @@ class _Environment:
             self._env = lmdb.open(
                 str(folder),
                 map_size=map_bytes,
-                sync=False,
-                metasync=False,
+                sync=is_durable,
+                metasync=is_durable,
                 readahead=False,  # rows are read at random
                 meminit=False,
                 max_readers=512,
@@ -57,12 +58,12 @@ class _Environment:
             raise StoreUnavailable(f"{folder}: {exc}") from exc
 
     @classmethod
-    def acquire(cls, folder: Path, map_bytes: int) -> "_Environment":
+    def acquire(cls, folder: Path, map_bytes: int, *, is_durable: bool) -> "_Environment":
         folder = folder.resolve()
         with cls._registry:
             env = cls._open.get(folder)
             if env is None:
-                env = cls._open[folder] = cls(folder, map_bytes)
+                env = cls._open[folder] = cls(folder, map_bytes, is_durable=is_durable)
             env._users += 1
             return env
 
@@ -99,10 +100,23 @@ class _Environment:
 class LmdbStore:
     """Rows of one use case and revision in `<folder>/<usecase>.<revision>/`. Opening it creates the folder."""
 
-    def __init__(self, folder: Path, usecase: str, revision: int = 1, *, map_bytes: int = FIRST_MAP_BYTES) -> None:
-        """`map_bytes` is the first size of the map, a multiple of the page size. StoreUnavailable, StoreCorrupt."""
+    def __init__(
+        self,
+        folder: Path,
+        usecase: str,
+        revision: int = 1,
+        *,
+        map_bytes: int = FIRST_MAP_BYTES,
+        is_durable: bool = False,
+    ) -> None:
+        """`map_bytes` is the first size of the map, a multiple of the page size; `is_durable` syncs each write.
+
+        StoreUnavailable, StoreCorrupt.
+        """
         self._prefix = key_prefix(usecase, revision)
-        self._env: _Environment | None = _Environment.acquire(folder / f"{usecase}.{revision}", map_bytes)
+        self._env: _Environment | None = _Environment.acquire(
+            folder / f"{usecase}.{revision}", map_bytes, is_durable=is_durable
+        )
 
     def write_rows(self, ids: Ids, bounds: Bounds, data: Bytes) -> int:
         """Guard and put of all rows are one transaction: a killed writer leaves all of a call, or nothing."""
