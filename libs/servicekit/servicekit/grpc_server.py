@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -13,6 +13,10 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import Counter, Histogram
 
 from servicekit.kit import Budget, Kit
+from servicekit.security.door import LOCAL, Door
+from servicekit.security.errors import OverQuota, PermissionDenied, Refused, Unauthenticated
+from servicekit.security.settings import EdgeSettings
+from servicekit.security.tls import HANDSHAKE_S, server_credentials
 
 MAX_MESSAGE_BYTES: Final = 256 * 1024
 MAX_CONCURRENT_STREAMS: Final = 1_000  # a connection; the next call on it waits in the client
@@ -22,6 +26,12 @@ PUSH_BACK_MS: Final = 200  # how long a shed caller should keep away
 
 # The ranking deadlines (50, 150 ms) and the freshness budget (1 s) are edges.
 _BUCKETS_MS: Final = (0.5, 1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 250, 500, 1_000, 2_500, 5_000, 10_000)
+
+_REFUSED: Final[Mapping[type[Refused], grpc.StatusCode]] = {
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    OverQuota: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
 
 Register = Callable[[grpc.aio.Server], Sequence[str]]
 Behaviour = Callable[[Any, Any], Any]
@@ -73,8 +83,11 @@ class GrpcServer:
         self._kit = kit
         self._routing_wait_s = routing_wait_s
         self._draining = asyncio.Event()
+        edge = kit.settings if isinstance(kit.settings, EdgeSettings) else None
+        self._credentials = server_credentials(edge) if edge else None
+        door = Door.of(edge) if edge else None
         self._server = grpc.aio.server(
-            interceptors=[_Guard(kit, self._draining)],
+            interceptors=[_Guard(kit, self._draining, door)],
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),  # the caller's limit is the caller's
@@ -84,6 +97,7 @@ class GrpcServer:
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 900),
                 ("grpc.http2.max_ping_strikes", 0),
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_S * 1_000),
             ],
         )
         self._health = health.aio.HealthServicer()
@@ -108,7 +122,7 @@ class GrpcServer:
             task.add_done_callback(tasks.discard)
 
         try:
-            self.port = self._server.add_insecure_port(self._address)
+            self.port = self._listen()
         except RuntimeError as exc:
             await self._server.stop(None)
             raise OSError(f"gRPC port {self._address}: cannot listen; free it or set MILLRACE_PORT_OFFSET") from exc
@@ -120,6 +134,11 @@ class GrpcServer:
 
         self._kit.ready.watch(on_change)
         self._kit.log.info("serving", grpc_port=self.port)
+
+    def _listen(self) -> int:
+        if self._credentials is None:
+            return int(self._server.add_insecure_port(self._address))
+        return int(self._server.add_secure_port(self._address, self._credentials))
 
     async def drain(self, drain_s: float) -> Budget:
         """Refuse new calls, let the running ones finish, all within `drain_s`; returns what is left of it."""
@@ -140,11 +159,15 @@ class GrpcServer:
 class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyped
     """Around every method: parses the bytes itself, counts, times, and turns what nobody caught into INTERNAL."""
 
-    def __init__(self, kit: Kit, draining: asyncio.Event) -> None:
+    def __init__(self, kit: Kit, draining: asyncio.Event, door: Door | None) -> None:
         self._log = kit.log
         self._draining = draining
+        self._door = door
         self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
         self._requests = Counter(f"{kit.name}_rpcs", "Finished calls.", ["method", "code"], registry=kit.registry)
+        self._refused = Counter(
+            f"{kit.name}_refused", "Calls that the edge refused.", ["method", "reason"], registry=kit.registry
+        )
         self._seconds = Histogram(
             f"{kit.name}_rpc_seconds",
             "Time from a call's first byte to its status.",
@@ -164,43 +187,51 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyp
             return known
         if (handler := await continuation(handler_call_details)) is None:
             return None  # UNIMPLEMENTED, and not kept: callers choose these names
-        self._wrapped[name] = wrapped = self._wrap(name.rpartition("/")[2], handler)
+        self._wrapped[name] = wrapped = self._wrap(name, handler)
         return wrapped
 
-    def _wrap(self, method: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+    def _wrap(self, rpc: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         parse = handler.request_deserializer
         if handler.request_streaming and handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                self._streaming(method, handler.stream_stream, lambda raw, call: self._stream(parse, raw, call)),
+                self._streaming(rpc, handler.stream_stream, lambda raw, call: self._stream(parse, raw, call)),
                 response_serializer=handler.response_serializer,
             )
         if handler.request_streaming:
             return grpc.stream_unary_rpc_method_handler(
-                self._unary(method, handler.stream_unary, lambda raw, call: self._stream(parse, raw, call)),
+                self._unary(rpc, handler.stream_unary, lambda raw, call: self._stream(parse, raw, call)),
                 response_serializer=handler.response_serializer,
             )
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._streaming(method, handler.unary_stream, lambda raw, _: _parsed(parse, raw)),
+                self._streaming(rpc, handler.unary_stream, lambda raw, _: _parsed(parse, raw)),
                 response_serializer=handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._unary(method, handler.unary_unary, lambda raw, _: _parsed(parse, raw)),
+            self._unary(rpc, handler.unary_unary, lambda raw, _: _parsed(parse, raw)),
             response_serializer=handler.response_serializer,
         )
 
-    def _unary(self, method: str, behaviour: Behaviour, read: Behaviour) -> Behaviour:
+    def _unary(self, rpc: str, behaviour: Behaviour, read: Behaviour) -> Behaviour:
+        method, door = rpc.rpartition("/")[2], self._door
+
         async def answer(raw: Any, context: grpc.aio.ServicerContext) -> Any:
             call = _Call(context)
             async with self._watched(method, call):
+                if door is not None:
+                    call.caller = door.admit(rpc, context)
                 return await behaviour(read(raw, call), call)
 
         return answer
 
-    def _streaming(self, method: str, behaviour: Behaviour, read: Behaviour) -> Behaviour:
+    def _streaming(self, rpc: str, behaviour: Behaviour, read: Behaviour) -> Behaviour:
+        method, door = rpc.rpartition("/")[2], self._door
+
         async def answer(raw: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             call = _Call(context)
             async with self._watched(method, call):
+                if door is not None:
+                    call.caller = door.admit(rpc, context)
                 answers = behaviour(read(raw, call), call)
                 if hasattr(answers, "__aiter__"):
                     async for message in answers:
@@ -223,6 +254,8 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyp
                 await call.abort(
                     grpc.StatusCode.INVALID_ARGUMENT, "request: malformed bytes; send this method's message"
                 )
+            except Refused as exc:
+                await self._refuse(method, call, exc)
             except Exception:  # noqa: BLE001  logged and counted; the caller must get a status
                 self._log.exception("uncaught", method=method)
                 await call.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
@@ -233,10 +266,20 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyp
             self._seconds.labels(method).observe(time.perf_counter() - began)
             self._requests.labels(method, call.outcome.name).inc()
 
+    async def _refuse(self, method: str, call: "_Call", exc: Refused) -> None:
+        self._refused.labels(method, exc.reason).inc()
+        pushback: Sequence[tuple[str, str]] = ()
+        if isinstance(exc, OverQuota):
+            pushback = (("grpc-retry-pushback-ms", str(max(1, round(exc.retry_after_s * 1_000)))),)
+        await call.abort(_REFUSED[type(exc)], str(exc), pushback)
+
     async def _stream(
         self, parse: Callable[[bytes], Any], raw: AsyncIterator[bytes], call: "_Call"
     ) -> AsyncIterator[Any]:
         """The stream's messages; a drain ends it with UNAVAILABLE between two of them: the caller reconnects."""
+        door, caller = self._door, call.caller
+        if door is not None:
+            door.quotas.open_stream(caller.name)
         draining = asyncio.ensure_future(self._draining.wait())
         coming: asyncio.Future[bytes] | None = None
         messages = aiter(raw)
@@ -250,8 +293,14 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyp
                     message = coming.result()
                 except StopAsyncIteration:
                     return
+                if door is not None:
+                    door.check_still(caller)
+                    if delay_s := door.quotas.delay_s(caller.name):
+                        await asyncio.sleep(delay_s)
                 yield _parsed(parse, message)
         finally:
+            if door is not None:
+                door.quotas.close_stream(caller.name)
             draining.cancel()
             if coming is not None:
                 coming.cancel()
@@ -276,6 +325,7 @@ class _Call:
     def __init__(self, context: grpc.aio.ServicerContext) -> None:
         self._context = context
         self.outcome = grpc.StatusCode.OK
+        self.caller = LOCAL
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)

@@ -7,14 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, PlatformCollector, ProcessCollector
 
 from servicekit import failpoints, ports
 from servicekit.http import Endpoint, HttpServer
 from servicekit.logs import configure_logs
+from servicekit.security.settings import EdgeSettings
 from servicekit.settings import ProcessSettings
+
+if TYPE_CHECKING:
+    from servicekit.security.tls import HandshakeWatch
 
 
 class Readiness:
@@ -147,19 +152,33 @@ def start(name: str, settings: ProcessSettings, *, signals: bool = True) -> Kit:
     """Logs, metrics, HTTP endpoints and signal handling of the process `name`.
 
     The HTTP port is `settings.metrics_port`, else the process's own of `servicekit.ports` plus the offset.
-    SIGTERM and SIGINT set `kit.stop`; a second one ends the process at once. `signals=False` leaves them alone (tests).
+    SIGTERM and SIGINT set `kit.stop`; a second one ends the process at once. `signals=False` leaves them and
+    stderr alone (tests).
 
     Raises:
         OSError: the port is taken; the message names it.
     """
+    failed_handshakes = _handshake_watch(settings) if signals else None
     configure_logs(name, settings.log_level)
     failpoints.arm(settings.failpoint)
     http_port = settings.metrics_port if settings.metrics_port is not None else settings.port(ports.METRICS[name])
     kit = Kit(name, settings, http_port)
+    if failed_handshakes is not None:
+        counter = Counter(f"{name}_failed_handshakes", "TLS handshakes that failed.", ["reason"], registry=kit.registry)
+        failed_handshakes.start(lambda reason: counter.labels(reason).inc())
     if signals:
         _handle_signals(kit)
     kit.log.info("started", http_port=kit.http_port, env=settings.env, pid=os.getpid())
     return kit
+
+
+def _handshake_watch(settings: ProcessSettings) -> "HandshakeWatch | None":
+    """Takes stderr over where failed handshakes are to be counted; before logs are written there."""
+    if not isinstance(settings, EdgeSettings) or settings.tls_certificate is None:
+        return None
+    from servicekit.security.tls import HandshakeWatch
+
+    return HandshakeWatch()
 
 
 def _handle_signals(kit: Kit) -> None:

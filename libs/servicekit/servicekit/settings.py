@@ -165,6 +165,10 @@ class ProcessSettings(BaseSettings):
         default=None, description="For tests: `name:N:kill`, `pause` or `raise` the Nth time at a named place."
     )
 
+    def unusable(self) -> list[str]:
+        """What is wrong with files that the settings name, one line each; read when the process starts, not before."""
+        return []
+
     def port(self, base: int) -> int:
         """A port of `servicekit.ports`, moved by the offset."""
         return base + self.port_offset
@@ -212,7 +216,8 @@ def _explain(exc: ValidationError) -> list[str]:
 
 def load_settings(cls: type[S]) -> S:
     """Read the environment once. Every problem goes to stderr, one line each, and the process exits with 2."""
-    if found := problems(cls):
+    found = problems(cls) or cls().unusable()
+    if found:
         sys.stderr.write(f"{len(found)} problem{'s' if len(found) > 1 else ''} with the environment:\n")
         sys.stderr.writelines(f"  {line}\n" for line in found)
         raise SystemExit(EXIT_BAD_INPUT)

@@ -2,10 +2,11 @@
 
 from pydantic import Field
 from servicekit import ports
-from servicekit.settings import ProcessSettings, local_port
+from servicekit.security.settings import EdgeSettings
+from servicekit.settings import local_port
 
 
-class Settings(ProcessSettings):
+class Settings(EdgeSettings):
     """What the collector reads from its environment."""
 
     grpc_port: int = Field(

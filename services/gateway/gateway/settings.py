@@ -5,10 +5,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 from servicekit import ports
-from servicekit.settings import Endpoint, Folder, ProcessSettings, local_port, refused_in_production, under_home
+from servicekit.security.settings import EdgeSettings
+from servicekit.settings import Endpoint, Folder, local_port, refused_in_production, under_home
 
 
-class Settings(ProcessSettings):
+class Settings(EdgeSettings):
     """What the gateway reads from its environment."""
 
     process: ClassVar[str] = "gateway"
