@@ -47,9 +47,9 @@ def publish_dataset(dataset: Dataset, collector: str, usecase: str, *, progress:
     try:
         with EventClient(collector, timeout_s=30.0) as client:
             progress.stage("publish items and users", len(dataset.items) + len(dataset.users))
-            items = client.put_items(usecase, [_entity(item) for item in dataset.items])
+            items = client.put_items(usecase, [as_entity(item) for item in dataset.items])
             progress.advance(len(dataset.items))
-            users = client.put_users(usecase, [_entity(user) for user in dataset.users])
+            users = client.put_users(usecase, [as_entity(user) for user in dataset.users])
             progress.advance(len(dataset.users))
             progress.stage("publish events", len(dataset.interactions))
             rejected = [*_named("item", dataset.items, items.rejected), *_named("user", dataset.users, users.rejected)]
@@ -84,7 +84,8 @@ def _batches(events: EventColumns) -> Iterator[Sequence[Event]]:
         yield as_events(events.take(slice(begin, begin + BATCH)))
 
 
-def _entity(message: pb.Item | pb.User) -> Entity:
+def as_entity(message: pb.Item | pb.User) -> Entity:
+    """An item or a user as the client's type."""
     return Entity(
         id=message.id,
         external_id=message.external_id,
