@@ -1,0 +1,1 @@
+"""Experiments: begun, grown and ended as decisions, and judged by what the lake says of their users."""
