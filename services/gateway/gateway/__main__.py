@@ -26,7 +26,8 @@ from gateway.admission import LoopLag
 from gateway.breaker import Breaker
 from gateway.bundles import BundleLoader, InProcess, InTriton, MakeScorer
 from gateway.decisions import Decisions, DecisionsReader
-from gateway.errors import BundleRefused, ImpressionTooLarge
+from gateway.errors import BadModel, BundleRefused, ImpressionTooLarge
+from gateway.guard import Announcer, Guard
 from gateway.impressions import check_largest
 from gateway.local_model import Worker
 from gateway.metrics import Metrics
@@ -102,8 +103,12 @@ class Gateway:
             layout.usecase.name: self._switch(layout, common, shared, make_scorer)
             for layout, common in zip(layouts, self._commons, strict=True)
         }
-        decisions = Decisions(self._switches, lambda *labels: self._metrics.bundles.labels(*labels).inc())
+        decisions = Decisions(
+            self._switches, lambda *labels: self._metrics.bundles.labels(*labels).inc(), self._refused_as_bad
+        )
         self._decisions = DecisionsReader(decisions, settings.kafka, self._fail)
+        self._guards = {name: self._guard(name, switch, decisions) for name, switch in self._switches.items()}
+        self._loop = asyncio.get_running_loop()
 
     def _switch(self, layout: Layout, common: Common, shared: Shared, make_scorer: MakeScorer) -> Switch:
         name, settings = layout.usecase.name, self._settings
@@ -118,6 +123,20 @@ class Gateway:
             linger_s=settings.rank_ceiling_s,
         )
 
+    def _guard(self, usecase: str, switch: Switch, decisions: Decisions) -> Guard:
+        return Guard(
+            usecase,
+            in_force=lambda: switch.in_force,
+            newest=partial(decisions.newest, usecase),
+            announce=Announcer(self._settings.kafka),
+            count=lambda outcome: self._metrics.guardrails.labels(usecase, outcome).inc(),
+        )
+
+    def _refused_as_bad(self, usecase: str, bad: BadModel) -> None:
+        """A pin that scored badly when it was tried must not be pinned: told by the decisions' thread."""
+        guard = self._guards[usecase]
+        asyncio.run_coroutine_threadsafe(guard.take_back(bad.name, bad.version, str(bad)), self._loop)
+
     async def run(self) -> int:
         """Read the log to its end, warm up, serve until asked to stop, drain. Returns the exit code."""
         kit, settings = self._kit, self._settings
@@ -126,6 +145,7 @@ class Gateway:
         for common in self._commons:
             common.impressions.start()
         self._decisions.start()
+        watching = [asyncio.create_task(guard.run()) for guard in self._guards.values()]
         budget = Budget(settings.drain_s)
         try:
             if await self._read_and_warm():
@@ -139,6 +159,8 @@ class Gateway:
                 )
         except OSError as exc:  # the port is taken
             self._fail(exc)
+        for task in watching:
+            task.cancel()
         await self._close(budget)
         return EXIT_ENVIRONMENT if self._failed else 0
 

@@ -67,6 +67,7 @@ class BundleLoader:
                 local=LocalModel(bundle.fallback(), self._worker),
                 ints=IntInputs.of(bundle, layout),
                 layout=layout,
+                golden=(bundle.golden.features, bundle.golden.ints if manifest.int_names else None),
             )
         except (BundleError, ImpressionTooLarge) as exc:
             raise BundleRefused(str(exc)) from exc

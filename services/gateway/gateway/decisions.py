@@ -1,16 +1,17 @@
 """Follows topic `decisions`: has what it pins served, or keeps the former where that is refused."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import structlog
+from definitions.serving_state import same
 from google.protobuf.message import DecodeError
 from millrace.decisions.v1 import decisions_pb2 as pb
 from servicekit.kafka import TopicReader
 from servicekit.topics import DECISIONS
 
-from gateway.errors import BundleRefused
+from gateway.errors import BadModel, BundleRefused
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.decisions")
 
@@ -18,30 +19,39 @@ _WAKE_S: Final = 0.05
 
 
 class Served(Protocol):
-    """A use case, as decisions change it. Called from one thread; each call returns when it is in force."""
+    """A use case, as decisions change it. Called from one thread; returns when it is in force."""
 
-    def serve(self, pin: pb.ModelPin) -> None:
-        """Load the pinned model and serve it. Raises BundleRefused: the former stays."""
+    def serve(self, state: pb.ServingState) -> Sequence[str]:
+        """Put all of `state` in force at once.
 
-    def remove(self) -> None:
-        """Serve no model."""
+        Returns what of it was refused beside the pin, each with its reason: the rest is in force without that.
 
-    def keep(self, previous: pb.ModelPin | None) -> None:
-        """What a rollback would return to: nothing else need be kept for it."""
+        Raises:
+            BundleRefused: the pin cannot serve; all stays as it was.
+        """
+        ...
 
 
 class Decisions:
-    """The pin of each use case that is in force.
+    """The serving state of each use case that is in force.
 
     Records are only noted as they come and judged by another thread (`judge`), newest of each use case alone: a long
-    history costs one load. `count(usecase, outcome)` is told of each: loaded, refused, removed, unreadable.
+    history costs one load. `count(usecase, outcome)` is told of each: loaded, refused, removed, unreadable; `on_bad`
+    of a pin that was refused because its scores are bad: (usecase, why).
     """
 
-    def __init__(self, served: Mapping[str, Served], count: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        served: Mapping[str, Served],
+        count: Callable[[str, str], None],
+        on_bad: Callable[[str, BadModel], None] = lambda *_: None,
+    ) -> None:
         self._served = served
         self._count = count
-        self._pins: dict[str, pb.ModelPin] = {}
+        self._on_bad = on_bad
+        self._in_force: dict[str, pb.ServingState] = {}
         self._newest: dict[str, bytes] = {}
+        self._unjudged: set[str] = set()
         self._lock = threading.Lock()
 
     def take(self, partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:  # noqa: ARG002
@@ -50,11 +60,22 @@ class Decisions:
         if usecase in self._served and value is not None:
             with self._lock:
                 self._newest[usecase] = value
+                self._unjudged.add(usecase)
+
+    def newest(self, usecase: str) -> pb.ServingState:
+        """The state of the newest record, in force or not; what is in force if its bytes are no decision."""
+        with self._lock:
+            value = self._newest.get(usecase, b"")
+        try:
+            return pb.Decision.FromString(value).state
+        except DecodeError:
+            return self._in_force.get(usecase, pb.ServingState())
 
     def judge(self) -> None:
         """Act on what `take` noted since the last call."""
         with self._lock:
-            newest, self._newest = self._newest, {}
+            newest = {usecase: self._newest[usecase] for usecase in self._unjudged}
+            self._unjudged.clear()
         for usecase, value in newest.items():
             self._judge(usecase, value)
 
@@ -65,28 +86,33 @@ class Decisions:
             log.error("decision unreadable, former model stays", usecase=usecase, error=str(exc))
             self._count(usecase, "unreadable")
             return
-        if state.HasField("pin"):
-            self._serve(usecase, state.pin)
-        elif self._pins.pop(usecase, None) is not None:
-            self._served[usecase].remove()
-            log.info("no model is pinned any more", usecase=usecase)
-            self._count(usecase, "removed")
-        self._served[usecase].keep(state.previous if state.HasField("previous") else None)
-
-    def _serve(self, usecase: str, pin: pb.ModelPin) -> None:
-        former = self._pins.get(usecase)
-        if former is not None and (former.name, former.version, former.digest) == (pin.name, pin.version, pin.digest):
+        former = self._in_force.get(usecase, pb.ServingState())
+        if former == state and usecase in self._in_force:  # an event that changed nothing about serving
             return
         try:
-            self._served[usecase].serve(pin)
+            refused = self._served[usecase].serve(state)
         except BundleRefused as exc:
-            stays = f"{former.name}/{former.version}" if former else "none"
+            stays = f"{former.pin.name}/{former.pin.version}" if former.HasField("pin") else "none"
             log.error("bundle refused, former model stays", usecase=usecase, former=stays, error=str(exc))
             self._count(usecase, "refused")
+            if isinstance(exc, BadModel):
+                self._on_bad(usecase, exc)
             return
-        self._pins[usecase] = pin
-        log.info("model swapped", usecase=usecase, model=pin.name, version=pin.version, digest=pin.digest)
-        self._count(usecase, "loaded")
+        for reason in refused:
+            log.error("part of a decision refused, the rest is in force", usecase=usecase, error=reason)
+            self._count(usecase, "refused")
+        self._in_force[usecase] = state
+        self._tell(usecase, former, state)
+
+    def _tell(self, usecase: str, former: pb.ServingState, state: pb.ServingState) -> None:
+        pin = state.pin
+        log.info(
+            "decision in force", usecase=usecase, model=pin.name, version=pin.version, digest=pin.digest,
+            canary=state.canary.pin.version, percent=state.canary.percent, shadow=state.shadow.pin.version,
+            rules=state.rules_version, experiments=[experiment.name for experiment in state.experiments],
+        )  # fmt: skip
+        if not same(former.pin, pin):
+            self._count(usecase, "loaded" if state.HasField("pin") else "removed")
 
 
 class DecisionsReader:

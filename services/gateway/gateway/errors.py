@@ -44,5 +44,14 @@ class BundleRefused(Exception):
     """A decision pins a bundle that we do not serve; the message names file or field, and the remedy."""
 
 
+class BadModel(BundleRefused):
+    """A version whose scores were bad when it was tried: no gateway should serve it."""
+
+    def __init__(self, name: str, version: int, detail: str) -> None:
+        super().__init__(f"version {version}: {detail}; train it again, or deploy another")
+        self.name = name
+        self.version = version
+
+
 class ImpressionTooLarge(Exception):
     """A use case has so many columns that Kafka would refuse its largest impression."""

@@ -24,6 +24,8 @@ class Metrics:
         self.impressions = counter("impressions", "Impressions by what became of them.", "outcome")
         self.records = counter("records", "Records read from the log.", "topic", "outcome")
         self.bundles = counter("bundles", "Decisions by what became of their bundle.", "usecase", "outcome")
+        self.shadow = counter("shadow", "Requests sampled for the shadow version.", "usecase", "outcome")
+        self.guardrails = counter("guardrails", "Versions found bad, by what was done.", "usecase", "outcome")
         self.orphans = counter("triton_orphans", "Calls to Triton that outlived their request.")
         self.no_deadline = counter("requests_without_deadline", "Requests whose caller set no deadline.")
         self._layouts = Gauge(

@@ -39,6 +39,7 @@ class ActiveModel:
     """The pinned model: rung MODEL by `model`, rung LOCAL_MODEL by `local`. Requests keep the one they began with.
 
     `layout`: what its rows and inputs are made by. `health`: how it did lately, on whatever rung and for whomever.
+    `golden`: rows that came with the bundle, features float32 (k, F) and ints int64 (k, K) as the graph takes them.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ActiveModel:
     ints: IntColumns
     layout: Layout
     health: Health = field(default_factory=Health)
+    golden: tuple[Floats, Ints | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

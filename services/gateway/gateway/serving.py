@@ -5,39 +5,46 @@ import random
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import structlog
 from definitions.assembly import RequestContext
+from definitions.errors import DefinitionsError
 from definitions.item_snapshot import ItemSnapshot
 from definitions.layout import Layout
+from definitions.rules import Rules
 from definitions.usecase import UseCase
 from stores.batch import open_batch
 from stores.online import open_online_reader
 
 from gateway.admission import Admission, LoopLag
 from gateway.breaker import Breaker
-from gateway.errors import Reason
+from gateway.errors import BundleRefused, GatewayError, Reason, Unavailable
 from gateway.impression_log import ImpressionLog
 from gateway.impressions import Impressions
+from gateway.in_force import InForce
 from gateway.items import CatalogueItems, CatalogueReaders
 from gateway.ladder import Ladder, LocalStep, Meter, ModelStep, PopularStep, PrecomputedStep, Step
 from gateway.metrics import Metrics
-from gateway.model import ActiveModel, Choice
+from gateway.model import ActiveModel
 from gateway.online import OnlineRows
 from gateway.precomputed import PrecomputedLists
 from gateway.query import Query, Rung, Shown
 from gateway.ranking import Clock, ImpressionSink, Ranker
+from gateway.replayed import recent_queries
 from gateway.rows import Rows
 from gateway.rules import ServingRules
 from gateway.settings import Settings
+from gateway.shadow import Shadowing, tried_out
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway")
 
 WARM_ROUNDS: Final = 50
 WARM_ITEMS: Final = 100
+BUSY_S: Final = 0.010  # the event loop is late by that: nothing is scored for a shadow
 _LOG_EVERY_S: Final = 5.0
 
 
@@ -77,7 +84,7 @@ class Common:
 class Serving:
     """One use case's parts under one layout. Made on the event loop; `start` begins to read, `close` ends that.
 
-    `model` is swapped as one reference; None ranks by popularity.
+    `in_force` is swapped as one reference; without a pin it ranks by popularity.
     """
 
     def __init__(self, layout: Layout, common: Common, shared: Shared, on_failure: Callable[[Exception], None]) -> None:
@@ -86,7 +93,6 @@ class Serving:
         name = usecase.name
         self.usecase = name
         self.layout = layout
-        self.model: ActiveModel | None = None
         self._common = common
         self.items = CatalogueItems(
             ItemSnapshot(self.layout), lambda name, outcome, n: metrics.records.labels(name, outcome).inc(n)
@@ -95,10 +101,16 @@ class Serving:
         self._online = open_online_reader(
             name, self.layout.revision, valkey=settings.valkey, lmdb_path=settings.online_path
         )
-        self._rules = ServingRules(usecase.rules, layout)
         self._shared = shared
+        self.in_force = InForce(None, ServingRules(usecase.rules, layout))
         self._row_breaker = Breaker(time.monotonic)
-        self.ranker = self._ranker(metrics, common.impressions)
+        self._shadowing = Shadowing(
+            common.impressions,
+            lambda: self.in_force,
+            busy=lambda: shared.lag.worst_s() > BUSY_S,
+            count=lambda outcome: metrics.shadow.labels(name, outcome).inc(),
+        )
+        self.ranker = self._ranker(metrics, self._shadowing)
 
     def start(self) -> None:
         """Begin to read the log."""
@@ -117,16 +129,48 @@ class Serving:
         """Whether a model of `layout` can be served by these rows, items and rules."""
         return (self.layout.revision, self.layout.usecase) == (layout.revision, layout.usecase)
 
+    def rules(self, text: str) -> ServingRules:
+        """Rules of that JSON, of the use case if it is empty, compiled. Raises BundleRefused."""
+        try:
+            return ServingRules(Rules.parse(text) if text else self.layout.usecase.rules, self.layout)
+        except (DefinitionsError, KeyError, ValueError) as exc:
+            raise BundleRefused(str(exc)) from exc
+
     async def warm(self) -> None:
-        """Rank for nobody until code, allocators, connections and pages are warm. Counts and logs nothing."""
+        """Rank for nobody until code, allocators, connections and pages are warm. Counts and logs nothing.
+
+        The newest requests of the log are asked again; where there are none, made-up ones.
+        """
         await asyncio.to_thread(self.items.refresh)
+        queries = await asyncio.to_thread(recent_queries, self._shared.settings.kafka, self.usecase, WARM_ROUNDS)
         ranker = self._ranker(_Uncounted(), _Dropped())
+        for query in [*queries, *self._made_up()][: 2 * WARM_ROUNDS]:
+            with suppress(GatewayError):  # what was refused then is refused again
+                await ranker.rank(query, 1.0)
+        for model in self.in_force.models():
+            model.health.forget()
+
+    def _made_up(self) -> list[Query]:
         ids = self.items.popularity.item_ids[:WARM_ITEMS]
         asked = ids if len(ids) else np.arange(1, WARM_ITEMS + 1, dtype=np.uint64)
-        for round_ in range(1, WARM_ROUNDS + 1):
-            for item_ids in (asked, None):
-                query = Query(user_id=round_, item_ids=item_ids, limit=0, context=RequestContext(0, 0, 0))
-                await ranker.rank(query, 1.0)
+        return [
+            Query(user_id=user_id, item_ids=item_ids, limit=0, context=RequestContext(0, 0, 0))
+            for user_id in range(1, WARM_ROUNDS + 1)
+            for item_ids in (asked, None)
+        ]
+
+    async def try_out(self, model: ActiveModel) -> None:
+        """Score the last requests again, and the bundle's own rows, until the version is warm. Nothing is shown.
+
+        Raises:
+            Unavailable: with `bad_scores`; whatever else goes wrong is not the version's fault.
+        """
+        try:
+            await tried_out(model, list(self._shadowing.recent))
+        except Unavailable as exc:
+            if exc.reason == "bad_scores":
+                raise
+            log.warning("a new version could not be tried", version=model.version, error=str(exc))
 
     async def close(self) -> None:
         """Stop reading, close the rows."""
@@ -150,7 +194,7 @@ class Serving:
             rows=rows,
             items=self.items,
             ladder=Ladder(steps, admission, meter, clock.monotonic),
-            choose=lambda _: Choice(self.model, self._rules),
+            choose=lambda query: self.in_force.choose(query),
             impressions=impressions,
             admission=admission,
             meter=meter,

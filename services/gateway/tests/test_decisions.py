@@ -4,32 +4,34 @@ from collections.abc import Callable
 
 import pytest
 from gateway.decisions import Decisions
-from gateway.errors import BundleRefused
+from gateway.errors import BadModel, BundleRefused
 from millrace.decisions.v1 import decisions_pb2 as pb
 
 Serve = Callable[..., int | None]
 
 
 class FakeServed:
-    """Serves any pin but those of `refused`."""
+    """Puts any state in force but those whose pin is in `refused` or `bad`; of others it refuses `parts`."""
 
     def __init__(self) -> None:
         self.refused: set[int] = set()
+        self.bad: set[int] = set()
+        self.parts: list[str] = []
         self.loaded: list[int] = []
+        self.states: list[pb.ServingState] = []
         self.version: int | None = None
-        self.kept: list[int | None] = []
 
-    def serve(self, pin: pb.ModelPin) -> None:
-        if pin.version in self.refused:
+    def serve(self, state: pb.ServingState) -> list[str]:
+        version = state.pin.version if state.HasField("pin") else None
+        if version in self.refused:
             raise BundleRefused("model.onnx: changed since it was written")
-        self.loaded.append(pin.version)
-        self.version = pin.version
-
-    def remove(self) -> None:
-        self.version = None
-
-    def keep(self, previous: pb.ModelPin | None) -> None:
-        self.kept.append(None if previous is None else previous.version)
+        if version in self.bad:
+            raise BadModel("trees", int(version or 0), "replayed requests: bad_scores")
+        if version is not None:
+            self.loaded.append(version)
+        self.version = version
+        self.states.append(state)
+        return self.parts
 
 
 def decision(version: int | None, previous: int | None = None) -> bytes:
@@ -117,9 +119,42 @@ def test_a_state_without_a_pin_takes_the_model_away(serve: Serve, counts: list[t
     assert ["loaded", "removed"] == [outcome for _, outcome in counts]
 
 
-def test_what_a_rollback_returns_to_is_told_with_each_decision(serve: Serve, served: FakeServed) -> None:
-    """Also where the pin stays: then something may be let go."""
+def test_the_whole_state_is_put_in_force(serve: Serve, served: FakeServed, counts: list[tuple[str, str]]) -> None:
+    """Also where the pin stays; that is no load."""
     for state in (decision(1), decision(2, previous=1), decision(2)):
         serve(state)
-    assert [None, 1, None] == served.kept
-    assert [1, 2] == served.loaded
+    assert [False, True, False] == [state.HasField("previous") for state in served.states]
+    assert ["loaded", "loaded"] == [outcome for _, outcome in counts]
+
+
+def test_a_part_that_is_refused_is_counted_and_the_rest_in_force(
+    serve: Serve, served: FakeServed, counts: list[tuple[str, str]]
+) -> None:
+    """A canary whose files are broken does not hold up a deploy."""
+    served.parts = ["version 9: changed since it was written"]
+    assert 1 == serve(decision(1))
+    assert ["refused", "loaded"] == [outcome for _, outcome in counts]
+
+
+def test_the_newest_state_is_known_before_it_is_in_force(decisions: Decisions, serve: Serve) -> None:
+    """What is decided next builds on it; bytes that are no decision do not count."""
+    assert not decisions.newest("movies").HasField("pin")
+    serve(decision(1))
+    decisions.take(0, 1, b"movies", decision(2))
+    assert 2 == decisions.newest("movies").pin.version
+    decisions.take(0, 2, b"movies", b"\xff\xff\xff")
+    assert 1 == decisions.newest("movies").pin.version
+
+
+def test_a_pin_that_scored_badly_is_told(served: FakeServed) -> None:
+    """It must not stay pinned: a restart would find no model at all."""
+    told: list[tuple[str, str, int]] = []
+    decisions = Decisions(
+        {"movies": served}, lambda *_: None, lambda usecase, bad: told.append((usecase, bad.name, bad.version))
+    )
+    served.bad.add(2)
+    served.refused.add(3)
+    for version in (1, 2, 3):
+        decisions.take(0, version, b"movies", decision(version))
+        decisions.judge()
+    assert ([("movies", "trees", 2)], 1) == (told, served.version)
