@@ -15,7 +15,7 @@ from pipelines.datasets import build_dataset, split_times
 from pipelines.datasets.synthetic import synthetic_world
 from pipelines.errors import TrainingError
 from pipelines.evaluation.metrics import auc
-from pipelines.export.parity import compare
+from pipelines.export.parity import compare, unstable
 from pipelines.progress import SILENT
 from pipelines.training import history, trees, xgb
 from pipelines.training.encoding import Hashed, Native, OneHot, fit_encoder
@@ -66,7 +66,7 @@ def fitted(name: str, data: TrainData) -> Ranker:
 
 
 def same_in_onnx(model: Ranker, rows: Rows, path: Path) -> npt.NDArray[np.float32]:
-    """Its graph is admitted, agrees on rows with unknown codes too, whatever the batch."""
+    """Its graph is admitted, agrees on rows with unknown codes too, and has the same bits whatever the batch."""
     model.export(path)
     check_graph(path)
     scorer = OnnxScorer(path)
@@ -74,8 +74,7 @@ def same_in_onnx(model: Ranker, rows: Rows, path: Path) -> npt.NDArray[np.float3
     ints[::7] = 0
     scores = scorer.score(rows.features, ints)
     compare(model.name, model.score(rows.features, ints), scores, rows.user_id)
-    for n in (1, 7, 200):
-        np.testing.assert_array_equal(scores[:n], scorer.score(rows.features[:n], ints[:n]))
+    assert {} == unstable(scorer.score, rows.features, ints, tries=8)
     return scores
 
 

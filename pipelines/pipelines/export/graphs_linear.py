@@ -59,7 +59,7 @@ def export_sparse(model: SparseRanker, path: Path) -> None:
         no_code=np.array(0, np.int64),
         nothing=np.array(0, np.float32),
         bias=np.array([model.bias], np.float32),
-        summed=np.array([1], np.int64),
+        summed=np.ones((len(model.places), 1), np.float32),
     )
     graph.node("Gather", ["int_features", "places"], "codes", axis=1)
     graph.node("Add", ["codes", "offsets"], "shifted")
@@ -71,7 +71,8 @@ def export_sparse(model: SparseRanker, path: Path) -> None:
     graph.node("Gather", ["weights", at], "weight")
     graph.node("Equal", ["codes", "no_code"], "absent")
     graph.node("Where", ["absent", "nothing", "weight"], "told")
-    graph.node("ReduceSum", ["told", "summed"], "sum", keepdims=1)
+    # Not ReduceSum: it adds in an order that depends on where a row lies among others (export.parity.unstable).
+    graph.node("MatMul", ["told", "summed"], "sum")
     graph.node("Add", ["sum", "bias"], "logit")
     graph.node("Sigmoid", ["logit"], "score")
     graph.save(path)

@@ -37,7 +37,7 @@ def export_towers(model: TwoTower, item_ids: Ids, folder: Path, *, newest: int =
     np.save(paths[files.ITEM_IDS], item_ids)
     np.save(paths[files.ITEM_VECTORS], model.items)
     graph = _Graph()
-    graph.user(model, files.HISTORY, files.USER_VECTOR)
+    graph.user(model, files.HISTORY, newest, files.USER_VECTOR)
     graph.save(
         paths[files.USER_TOWER],
         [helper.make_tensor_value_info(files.HISTORY, TensorProto.INT64, [None, newest])],
@@ -76,16 +76,19 @@ def export_scorer(
         slope, shift: score = sigmoid(slope x product + shift).
     """
     graph = _Graph()
-    graph.constants(history_places=history, item_place=np.array(item, np.int64), one_axis=np.array([1], np.int64))
+    graph.constants(history_places=history, item_place=np.array(item, np.int64))
     graph.constants(
-        item_table=_table(model.items), slope=np.array(slope, np.float32), shift=np.array(shift, np.float32)
+        summed=np.ones((model.items.shape[1], 1), np.float32),
+        item_table=_table(model.items),
+        slope=np.array(slope, np.float32),
+        shift=np.array(shift, np.float32),
     )
     graph.node("Gather", ["int_features", "history_places"], "history", axis=1)
-    graph.user(model, "history", "user")
+    graph.user(model, "history", len(history), "user")
     graph.node("Gather", ["int_features", "item_place"], "item", axis=1)
     graph.node("Gather", ["item_table", "item"], "item_vector", axis=0)
     graph.node("Mul", ["user", "item_vector"], "products")
-    graph.node("ReduceSum", ["products", "one_axis"], "product", keepdims=1)
+    graph.node("MatMul", ["products", "summed"], "product")
     graph.node("Mul", ["product", "slope"], "sloped")
     graph.node("Add", ["sloped", "shift"], "logit")
     graph.node("Sigmoid", ["logit"], "score")
@@ -127,9 +130,10 @@ class _Graph:
     def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
 
-    def user(self, model: TwoTower, history: str, output: str) -> None:
-        """int64 [n, K] codes -> float32 [n, width], as `TwoTower.users_of`."""
+    def user(self, model: TwoTower, history: str, newest: int, output: str) -> None:
+        """int64 [n, newest] codes -> float32 [n, width], as `TwoTower.users_of`."""
         self.constants(
+            each_once=np.ones((1, newest), np.float32),
             history_table=_table(model.history),
             bias=model.bias[None, :],
             none=np.array(0, np.int64),
@@ -137,7 +141,9 @@ class _Graph:
             slots=np.array([1], np.int64),
         )
         self.node("Gather", ["history_table", history], "history_vectors", axis=0)
-        self.node("ReduceSum", ["history_vectors", "slots"], "total", keepdims=0)
+        # Not ReduceSum, here and in `export_scorer`: the order it adds in depends on the rows beside (parity.unstable).
+        self.node("MatMul", ["each_once", "history_vectors"], "total_3d")
+        self.node("Squeeze", ["total_3d", "slots"], "total")
         self.node("Greater", [history, "none"], "known")
         self.node("Cast", ["known"], "known_f", to=TensorProto.FLOAT)
         self.node("ReduceSum", ["known_f", "slots"], "count", keepdims=1)

@@ -19,7 +19,7 @@ from pipelines.deep.models import BODIES, Shape
 from pipelines.deep.rankers import DeepRanker, Plan, arrays_of, fit_network, heads_of
 from pipelines.deep.trainer import Arrays, Recipe
 from pipelines.errors import TrainingError
-from pipelines.export.parity import compare
+from pipelines.export.parity import compare, unstable
 from pipelines.training.ranker import Rows
 
 from .small_world import World
@@ -47,7 +47,7 @@ def strange_rows(world: World) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.
 
 @pytest.mark.parametrize("name", sorted(BODIES))
 def test_the_graph_scores_as_the_network(name: str, world: World, tmp_path: Path) -> None:
-    """One admitted file, any number of rows, within 1e-5 and no pair turned round."""
+    """One admitted file, within 1e-5 and no pair turned round, the same bits for any number of rows."""
     ranker = trained(world, name)
     ranker.export(tmp_path / "model.onnx")
 
@@ -57,8 +57,7 @@ def test_the_graph_scores_as_the_network(name: str, world: World, tmp_path: Path
     features, ints = strange_rows(world)
     reference = ranker.score(features, ints)
     compare(name, reference, scorer.score(features, ints), np.arange(50_000, dtype=np.uint64) // 100)
-    for n in (1, 7, 512):
-        np.testing.assert_allclose(reference[:n], scorer.score(features[:n], ints[:n]), atol=1e-5)
+    assert {} == unstable(scorer.score, features[:2_000], ints[:2_000])
 
 
 def test_a_network_without_codes_has_a_graph_without_them(world: World, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from definitions.usecase import UseCase
 from pipelines.deep.two_tower_ranker import fit
 from pipelines.errors import TrainingError
 from pipelines.evaluation.metrics import auc
+from pipelines.export.parity import unstable
 from pipelines.progress import SILENT
 from pipelines.training.inputs import CodeColumn, HistoryColumns, Inputs
 from pipelines.training.ranker import Rows, TrainData
@@ -51,7 +52,9 @@ def data(films: UseCase) -> TrainData:
 
 
 def test_it_learns_from_histories_and_its_graph_scores_alike(films: UseCase, tmp_path: Path) -> None:
-    """Scores are calibrated; the graph reads the bundle's inputs and is at most 1e-6 off."""
+    """Scores are calibrated; the graph reads the bundle's inputs, is at most 1e-6 off, and has the same bits whatever
+    the batch.
+    """
     found = fit(data(films), seed=0, threads=1, progress=SILENT)
     test = rows(1000, 2)
     scores = found.score(test.features, test.ints)
@@ -59,7 +62,9 @@ def test_it_learns_from_histories_and_its_graph_scores_alike(films: UseCase, tmp
 
     assert (auc(test.label, scores) or 0) > 0.85
     assert scores.mean() == pytest.approx(test.label.mean(), abs=0.03)
-    np.testing.assert_allclose(OnnxScorer(tmp_path / "model.onnx").score(test.features, test.ints), scores, atol=1e-6)
+    scorer = OnnxScorer(tmp_path / "model.onnx")
+    np.testing.assert_allclose(scorer.score(test.features, test.ints), scores, atol=1e-6)
+    assert {} == unstable(scorer.score, test.features, test.ints)
 
 
 def test_a_use_case_without_histories_is_told_what_to_add(films: UseCase) -> None:
