@@ -76,6 +76,7 @@ class _Columns:
 
     def __init__(self, side: Side, capacity: int, partitions: int) -> None:
         self.known = np.zeros(capacity, np.bool_)
+        self.deleted = np.zeros(capacity, np.bool_)
         self.numbers = np.full((capacity, len(side.numbers)), np.nan, np.float64)
         self.codes = np.zeros((capacity, side.code_width), np.uint32)
         self.category = np.zeros(capacity, np.uint32)
@@ -118,6 +119,7 @@ class ItemSnapshot:
         ] = {}  # partition -> items and rows that no marker has made valid
         self._markers: dict[int, int] = {}
         self._version = 0
+        self._any_deleted = False
         self._popular: tuple[int, int, Ids, npt.NDArray[np.float32]] | None = None
         self._shortest_hop_us = min((tiles.hop_us for tiles in side.classes), default=None)
         self._tile_time = 0, 0
@@ -160,6 +162,8 @@ class ItemSnapshot:
             with self._lock:
                 columns = self._columns
                 columns.known[slots], columns.category[slots] = known, category
+                columns.deleted[slots] = ~known
+                self._any_deleted |= not known.all()
                 columns.numbers[slots], columns.codes[slots] = numbers, codes
                 columns.at[slots] = _STALE
                 self._version += 1
@@ -215,6 +219,14 @@ class ItemSnapshot:
         """Which items are in the catalogue, (n,)."""
         with self._lock:
             return np.asarray(self._columns.known.take(self._index.find(item_ids)))
+
+    def not_deleted(self, item_ids: Ids) -> Ids:
+        """Those that the catalogue has not taken away, in their order: items that it never had stay."""
+        if not self._any_deleted:  # as good as always, and then it costs nothing
+            return item_ids
+        with self._lock:
+            deleted = self._columns.deleted.take(self._index.find(item_ids))
+        return item_ids[~deleted] if deleted.any() else item_ids
 
     def attributes(self, item_ids: Ids) -> Attributes:
         """What the catalogue says of the items, (n,)."""

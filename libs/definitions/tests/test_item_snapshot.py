@@ -138,6 +138,21 @@ def test_the_catalogue_gives_attributes_and_takes_them_back(layout: Layout) -> N
     assert snapshot.known(ids(3, 4)).tolist() == [False, True]
 
 
+def test_what_was_deleted_is_told_from_what_was_never_there(layout: Layout) -> None:
+    """A caller may ask for an item before the catalogue has it, never for one after its end; it may come back."""
+    snapshot = ItemSnapshot(layout)
+    asked = ids(3, 4, 99)
+    assert snapshot.not_deleted(asked) is asked
+
+    snapshot.put_items([pb.Item(id=3), pb.Item(id=4, deleted=True)])
+    assert [3, 99] == snapshot.not_deleted(asked).tolist()
+
+    snapshot.put_items([pb.Item(id=item) for item in range(1_000, 4_000)])  # the columns grow
+    assert [3, 99] == snapshot.not_deleted(asked).tolist()
+    snapshot.put_item(pb.Item(id=4))
+    assert [3, 4, 99] == snapshot.not_deleted(asked).tolist()
+
+
 def test_popular_is_by_label_weighted_totals_of_the_catalogue(layout: Layout, event: type[Any], columns: Build) -> None:
     """A rating of 4 is worth five clicks, views nothing; ties by id, the never touched last, others absent."""
     snapshot = ItemSnapshot(layout)

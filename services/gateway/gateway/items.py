@@ -37,6 +37,10 @@ class CatalogueItems:
         """Columns of uint64 (n,) items at a time, unknown items empty, and the means of a user's past items."""
         return self._snapshot.view(item_ids, time_us, past_ids)
 
+    def not_deleted(self, item_ids: Ids) -> Ids:
+        """Those that the catalogue has not taken away; items that it never had stay."""
+        return self._snapshot.not_deleted(item_ids)
+
     def known(self, item_ids: Ids) -> npt.NDArray[np.bool_]:
         """Whether each is in the catalogue, bool (n,)."""
         return self._snapshot.known(item_ids)
