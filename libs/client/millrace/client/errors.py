@@ -17,6 +17,14 @@ class Unavailable(MillraceError):
     """No server, or its log is down, also after retries. Events: publish them again with the same `event_id`."""
 
 
+class HandshakeFailed(Unavailable):
+    """The server is there, but the two do not trust each other: a CA, a certificate or a name is wrong. Never retry."""
+
+
+class NotFound(MillraceError):
+    """What the request names is not known there (any more)."""
+
+
 class Overloaded(MillraceError):
     """The server sheds load; come back after `retry_after_s`."""
 

@@ -8,12 +8,13 @@ from typing import Any, Protocol, Self
 
 import grpc
 from millrace.client import _channel
+from millrace.client.access import Access, Tls, Token
 from millrace.collector.v1 import collector_pb2 as pb
-from millrace.collector.v1 import collector_pb2_grpc
 from millrace.events.v1 import events_pb2
 
 MAX_BATCH = 500
 PUBLISH_S = 5.0
+SERVICE = f"/{pb.DESCRIPTOR.services_by_name['CollectorService'].full_name}"
 
 Attribute = float | int | str | Sequence[int]
 
@@ -103,12 +104,25 @@ class EventClient:
         ...     assert not answer.rejected
     """
 
-    def __init__(self, target: str, *, timeout_s: float = PUBLISH_S) -> None:
-        """`target` is `host:port`; `timeout_s` is the deadline of each request unless a call says otherwise."""
-        self._target = target
+    def __init__(
+        self,
+        target: str | Sequence[str],
+        *,
+        timeout_s: float = PUBLISH_S,
+        tls: Tls | None = None,
+        token: Token | None = None,
+    ) -> None:
+        """`target` is `host:port`, several of them, or all in one text (`Access.of`).
+
+        `timeout_s` is the deadline of each request unless a call says otherwise. `token`: a text, a file that is read
+        again when it changes, or what returns one. ValueError if these do not go together.
+        """
         self._timeout_s = timeout_s
-        self._channel = _channel.open_channel(target)
-        self._stub = collector_pb2_grpc.CollectorServiceStub(self._channel)
+        self._connection = _channel.Connection(Access.of(target, tls, token), hedging=None)
+        method = self._connection.method
+        self._publish = method(f"{SERVICE}/Publish", pb.PublishRequest, pb.PublishResponse)
+        self._put_items = method(f"{SERVICE}/PutItems", pb.PutItemsRequest, pb.PutItemsResponse)
+        self._put_users = method(f"{SERVICE}/PutUsers", pb.PutUsersRequest, pb.PutUsersResponse)
 
     def publish(self, usecase: str, events: Sequence[Event], *, timeout_s: float | None = None) -> Published:
         """Send events, in requests of at most 500; returns when the log has every accepted one on all its replicas.
@@ -123,7 +137,7 @@ class EventClient:
         """
         messages = [_event(index, event) for index, event in enumerate(events)]
         return self._send(
-            self._stub.Publish, lambda part: pb.PublishRequest(usecase=usecase, events=part), messages, timeout_s
+            self._publish, lambda part: pb.PublishRequest(usecase=usecase, events=part), messages, timeout_s
         )
 
     def publish_stream(
@@ -149,31 +163,32 @@ class EventClient:
                 yield request
 
         source = _Source(requests())
+        target, method = self._connection.stream(f"{SERVICE}/PublishStream", pb.PublishRequest, pb.PublishResponse)
         try:
-            for answer in self._stub.PublishStream(iter(source), timeout=timeout_s):
+            for answer in method(iter(source), timeout=timeout_s, metadata=self._connection.metadata()):
                 yield _published(0, answer)
         except grpc.RpcError as exc:
             if source.failed is not None:
                 raise source.failed from exc
-            raise _channel.translate(exc, self._target) from exc
+            raise _channel.translate(exc, target) from exc
 
     def put_items(self, usecase: str, items: Sequence[Entity], *, timeout_s: float | None = None) -> Published:
         """Add, replace or (with `deleted`) remove items of the catalogue. Errors as `publish`."""
         messages = [_entity(events_pb2.Item, index, item) for index, item in enumerate(items)]
         return self._send(
-            self._stub.PutItems, lambda part: pb.PutItemsRequest(usecase=usecase, items=part), messages, timeout_s
+            self._put_items, lambda part: pb.PutItemsRequest(usecase=usecase, items=part), messages, timeout_s
         )
 
     def put_users(self, usecase: str, users: Sequence[Entity], *, timeout_s: float | None = None) -> Published:
         """Add or replace users' attributes, or (with `deleted`) erase users for good. Errors as `publish`."""
         messages = [_entity(events_pb2.User, index, user) for index, user in enumerate(users)]
         return self._send(
-            self._stub.PutUsers, lambda part: pb.PutUsersRequest(usecase=usecase, users=part), messages, timeout_s
+            self._put_users, lambda part: pb.PutUsersRequest(usecase=usecase, users=part), messages, timeout_s
         )
 
     def close(self) -> None:
-        """Close the connection."""
-        self._channel.close()
+        """Close the connections."""
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -184,7 +199,7 @@ class EventClient:
     def _send(self, method: Any, request_of: Any, messages: Sequence[Any], timeout_s: float | None) -> Published:
         deadline_s = self._timeout_s if timeout_s is None else timeout_s
         parts = [
-            _published(begin, _channel.call(method, request_of(part), self._target, deadline_s))
+            _published(begin, self._connection.call(method, request_of(part), deadline_s))
             for begin, part in _channel.split(messages, lambda message: message.ByteSize(), MAX_BATCH)
         ]
         return Published(

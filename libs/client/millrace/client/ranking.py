@@ -6,11 +6,15 @@ from enum import IntEnum
 from typing import Final, Self
 
 from millrace.client import _channel
+from millrace.client.access import Access, Tls, Token
+from millrace.client.budgets import Hedging
 from millrace.events.v1 import events_pb2
 from millrace.ranking.v1 import ranking_pb2 as pb
-from millrace.ranking.v1 import ranking_pb2_grpc
 
 RANK_S: Final = 0.15
+EXPLAIN_S: Final = 2.0  # twenty items are scored hundreds of times
+SERVICE: Final = f"/{pb.DESCRIPTOR.services_by_name['RankingService'].full_name}"
+DEFAULT_HEDGING: Final = Hedging()
 
 
 class Priority(IntEnum):
@@ -74,6 +78,43 @@ class Ranking:
     stages: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """What one feature of an item's row adds to its raw score.
+
+    `value` None: no single number, a history say. `age_us`: how long before the evaluation the newest event in it
+    happened; None where there is none.
+    """
+
+    name: str
+    value: float | None
+    contribution: float
+    age_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedItem:
+    """`raw` is the logit of a probability, else the score; it is the base, plus all contributions, plus `rest`."""
+
+    item_id: int
+    score: float
+    raw: float
+    features: tuple[Feature, ...]
+    rest: float
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why items were scored as they were, by which bundle and by which method."""
+
+    items: tuple[ExplainedItem, ...]
+    base: float
+    method: str
+    model_name: str
+    model_version: int
+
+
 class RankingClient:
     """Asks the gateway. Thread-safe; close it, or use it as a context manager.
 
@@ -83,12 +124,32 @@ class RankingClient:
         ...     print(ranking.served_by, [item.item_id for item in ranking.items])
     """
 
-    def __init__(self, target: str, *, timeout_s: float = RANK_S) -> None:
-        """`target` is `host:port`; `timeout_s` is the deadline of each call unless the call says otherwise."""
-        self._target = target
+    def __init__(
+        self,
+        target: str | Sequence[str],
+        *,
+        timeout_s: float = RANK_S,
+        tls: Tls | None = None,
+        token: Token | None = None,
+        hedging: Hedging | None = DEFAULT_HEDGING,
+    ) -> None:
+        """`target` is `host:port`, several of them, or all in one text (`Access.of`).
+
+        `timeout_s` is the deadline of each call unless the call says otherwise. `token`: a text, a file that is read
+        again when it changes, or what returns one. With several targets calls go to each in turn, and a slow one is
+        hedged; `hedging=None` leaves that out. ValueError if these do not go together.
+        """
         self._timeout_s = timeout_s
-        self._channel = _channel.open_channel(target)
-        self._stub = ranking_pb2_grpc.RankingServiceStub(self._channel)
+        self._connection = _channel.Connection(Access.of(target, tls, token), hedging)
+        self._rank = self._connection.method(f"{SERVICE}/Rank", pb.RankRequest, pb.RankResponse)
+        self._recommend = self._connection.method(f"{SERVICE}/Recommend", pb.RecommendRequest, pb.RankResponse)
+        self._explain = self._connection.method(f"{SERVICE}/Explain", pb.ExplainRequest, pb.ExplainResponse)
+
+    @property
+    def hedges(self) -> tuple[int, int]:
+        """Calls so far, and how many of them asked a second target."""
+        counted = self._connection.hedges
+        return (counted.calls, counted.hedges) if counted else (0, 0)
 
     def rank(
         self,
@@ -120,7 +181,7 @@ class RankingClient:
             priority=pb.Priority.Name(priority.value),
             min_interactions_offset=min_interactions_offset,
         )
-        return _ranking(_channel.call(self._stub.Rank, request, self._target, self._deadline_s(timeout_s)))
+        return _ranking(self._connection.call(self._rank, request, self._deadline_s(timeout_s)))
 
     def recommend(
         self,
@@ -144,11 +205,41 @@ class RankingClient:
             priority=pb.Priority.Name(priority.value),
             min_interactions_offset=min_interactions_offset,
         )
-        return _ranking(_channel.call(self._stub.Recommend, request, self._target, self._deadline_s(timeout_s)))
+        return _ranking(self._connection.call(self._recommend, request, self._deadline_s(timeout_s)))
+
+    def explain(
+        self,
+        usecase: str,
+        *,
+        request_id: int = 0,
+        user_id: int = 0,
+        item_ids: Sequence[int] = (),
+        context: Context | None = None,
+        top: int = 0,
+        timeout_s: float = EXPLAIN_S,
+    ) -> Explanation:
+        """Why items (at most 20) are scored as they are: of a user now, or of an answer by its `request_id`.
+
+        `top`: how many features of each item, those that move its score most; 0 = all. An answer is remembered by the
+        very process that gave it, so ask that one alone.
+
+        Raises:
+            NotFound: that answer is not remembered there any more.
+            MillraceError: as `rank`.
+        """
+        request = pb.ExplainRequest(
+            usecase=usecase,
+            request_id=request_id,
+            user_id=user_id,
+            item_ids=item_ids,
+            context=_context(context),
+            top=top,
+        )
+        return _explanation(self._connection.call(self._explain, request, timeout_s))
 
     def close(self) -> None:
-        """Close the connection."""
-        self._channel.close()
+        """Close the connections."""
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -184,3 +275,25 @@ def _ranking(answer: pb.RankResponse) -> Ranking:
         row=Row(answer.row.epoch, answer.row.interactions_offset, answer.row.users_offset),
         stages={stage.stage: stage.micros for stage in answer.stages},
     )
+
+
+def _explanation(answer: pb.ExplainResponse) -> Explanation:
+    return Explanation(
+        items=tuple(
+            ExplainedItem(
+                item.item_id, item.score, item.raw,
+                tuple(_feature(each) for each in item.features),
+                item.rest, item.position,
+            )
+            for item in answer.items
+        ),
+        base=answer.base,
+        method=answer.method,
+        model_name=answer.model_name,
+        model_version=answer.model_version,
+    )  # fmt: skip
+
+
+def _feature(given: pb.FeatureContribution) -> Feature:
+    value = given.value if given.HasField("value") else None
+    return Feature(given.name, value, given.contribution, given.age_us if given.HasField("age_us") else None)
