@@ -1,26 +1,24 @@
-"""One run inside the generator's own process: a Locust runner, its users, and the clock around them."""
+"""One run inside the generator's own process: the load, the clock around it, and the verdict."""
 
 import gc
-import time
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final, Protocol
 
-import grpc
-from locust import poisson
-from locust.env import Environment
-
+from loadtest.access import Access
 from loadtest.errors import BadInput, Unreachable
 from loadtest.load import Load, arrivals, encoded_requests
+from loadtest.open_loop import Mark, OpenLoop
 from loadtest.recorder import Recorder
 from loadtest.targets import Suite
-from loadtest.users import OpenLoopGrpcUser, PoissonGrpcUser, RankCaller
 from loadtest.verdict import Verdict, judge
+from loadtest.watching import Reading, Resources, Watch
+from loadtest.wire import Answer
 
-import gevent  # isort: skip  # after locust, which patches the standard library for it
-from gevent.event import Event  # isort: skip
-
-_PROBE_S = 5.0  # the first request of a cold gateway pays for its caches
+PROBE_S: Final = 5.0  # the first request of a cold gateway pays for its caches
+_REFUSED: Final = frozenset({"INVALID_ARGUMENT", "NOT_FOUND", "UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED"})
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,18 @@ class Progress:
     p99_ms: float | None
 
 
+class Sender(Protocol):
+    """What sends a load and can say how far it is."""
+
+    recorder: Recorder
+    sent: int
+    in_flight: int
+
+    def now_s(self) -> float:
+        """Seconds since the run began."""
+        ...
+
+
 def generate(
     load: Load,
     suite_name: str,
@@ -43,6 +53,9 @@ def generate(
     item_ids: Sequence[int],
     user_ids: Sequence[int],
     on_progress: Callable[[Progress], None],
+    *,
+    access: Access | None = None,
+    watch: Watch | None = None,
 ) -> Verdict:
     """Send the load and judge what came back.
 
@@ -50,115 +63,86 @@ def generate(
         BadInput: the gateway refuses the first request as wrong.
         Unreachable: nothing that ranks answers.
     """
-    recorder = Recorder(load.warmup_s)
-    caller = RankCaller(load.target, encoded_requests(load, item_ids, user_ids), load.deadline_ms, recorder)
+    access, recorder = access or Access(), Recorder(load.warmup_s)
+    requests = encoded_requests(load, item_ids, user_ids)
+    clock = MeasuredClock(watch or Watch())
     try:
-        _probe(load.target, caller)
+        loop = OpenLoop(load.target, access, requests, recorder, deadline_ms=load.deadline_ms, pool=load.pool)
+    except OSError as exc:
+        raise unreachable(load.target, str(exc)) from exc
+    try:
+        check_probe(load.target, loop.probe(PROBE_S))
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         gc.collect()
         gc.disable()  # a collection in the middle would be measured as the gateway's latency
-        clock = _MeasuredClock(caller, load.warmup_s)
-        watcher = gevent.spawn(_report, load, caller, on_progress)
-        due = _run_open(load, caller, clock) if load.mode == "open" else _run_poisson(load, caller, clock)
-        watcher.kill()
+        if load.mode == "open":
+            times = arrivals(load)
+            loop.run(times.tolist(), _marks(load, clock, lambda: on_progress(progress_of(load, loop))))
+            due = int((times >= load.warmup_s).sum())
+        else:
+            from loadtest.people import run_people  # patches sockets and locks of this process
+
+            due = run_people(load, access, requests, recorder, clock, on_progress)
+        spent_s = max(recorder.last_sent_s - load.warmup_s, load.seconds)
     finally:
         gc.enable()
-        caller.close()
-    spent_s = max(clock.spent_s, load.seconds)
-    return judge(suite_name, suite, load, recorder, due=due, spent_s=spent_s, cpu_s=clock.cpu_s, started_at=started_at)
+        loop.close()
+    return judge(
+        suite_name, suite, load, recorder, due=due, spent_s=spent_s, resources=clock.resources(), started_at=started_at,
+    )  # fmt: skip
 
 
-class _MeasuredClock:
-    """Wall and processor time from the end of the warm-up to `stop`."""
+class MeasuredClock:
+    """What is taken from the end of the warm-up to the end of the schedule. Reads beside the load, in threads."""
 
-    def __init__(self, caller: RankCaller, warmup_s: float) -> None:
-        self._caller = caller
-        self._warmup_s = warmup_s
-        self._cpu_from_s = time.process_time()
-        self.spent_s = 0.0
-        self.cpu_s = 0.0
+    def __init__(self, watch: Watch) -> None:
+        self._watcher = watch.opened()
+        self._readings: list[Reading] = []
+        self._threads: list[threading.Thread] = []
 
-    def start(self) -> None:
-        """Begin the run; the processor time is read again when the warm-up ends."""
-        self._caller.begin()
-        gevent.spawn_later(self._warmup_s, self._warm)
+    def lap(self) -> None:
+        """Read how things stand: called at both ends."""
+        thread = threading.Thread(target=lambda: self._readings.append(self._watcher.read()))
+        thread.start()
+        self._threads.append(thread)
 
-    def stop(self) -> None:
-        """The last request of the schedule is sent."""
-        self.spent_s = self._caller.now_s() - self._warmup_s
-        self.cpu_s = time.process_time() - self._cpu_from_s
-
-    def _warm(self) -> None:
-        self._cpu_from_s = time.process_time()
+    def resources(self) -> Resources:
+        """What was taken between the two."""
+        for thread in self._threads:
+            thread.join()
+        return Resources.between(self._readings[0], self._readings[-1]) if len(self._readings) > 1 else Resources()
 
 
-def _run_open(load: Load, caller: RankCaller, clock: _MeasuredClock) -> int:
-    """One open-loop user with the whole schedule; returns how many of its requests were measured."""
-    times = arrivals(load)
-    done = Event()
-    settings = {
-        "caller": caller,
-        "schedule_s": times.tolist(),
-        "pool_size": load.pool,
-        "sent": staticmethod(clock.stop),
-        "finished": staticmethod(done.set),
-        "abstract": False,
-    }
-    environment = Environment(user_classes=[type("OpenLoop", (OpenLoopGrpcUser,), settings)])
-    runner = environment.create_local_runner()
-    clock.start()
-    runner.start(1, spawn_rate=1)
-    done.wait()
-    runner.quit()
-    return int((times >= load.warmup_s).sum())
-
-
-def _run_poisson(load: Load, caller: RankCaller, clock: _MeasuredClock) -> int:
-    """Users who wait for their answers; returns how many requests the rate promises."""
-    # asking once a second each, on average, so that the time they wait for answers hardly lowers the rate
-    users = load.users or max(int(load.rate), 1)
-    settings = {"caller": caller, "wait_time": poisson(load.rate / users), "abstract": False}
-    environment = Environment(user_classes=[type("Person", (PoissonGrpcUser,), settings)])
-    environment.stop_timeout = load.deadline_ms / 1000 + 1
-    runner = environment.create_local_runner()
-    clock.start()
-    runner.start(users, spawn_rate=users)
-    gevent.sleep(load.warmup_s + load.seconds)
-    clock.stop()
-    runner.quit()
-    return int(load.rate * load.seconds)
-
-
-def _probe(target: str, caller: RankCaller) -> None:
-    """Ask once before anything is counted, so that a wrong address is an answer and not a million errors."""
-    try:
-        caller.probe(_PROBE_S)
-    except grpc.RpcError as exc:
-        code, details = exc.code(), exc.details()
-        if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND):
-            raise BadInput(f"the gateway at {target} refuses this load: {details}") from exc
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return  # it sheds: that is for the run to show
-        raise Unreachable(
-            f"no gateway answers at {target} ({code.name}: {details}); start one with `millrace up`"
-        ) from exc
-
-
-def _report(load: Load, caller: RankCaller, on_progress: Callable[[Progress], None]) -> None:
-    """Once a second until killed."""
+def _marks(load: Load, clock: MeasuredClock, tell: Callable[[], None]) -> list[Mark]:
+    """Progress each second, and the clock at both ends of the measured time."""
     total_s = load.warmup_s + load.seconds
-    while True:
-        gevent.sleep(1.0)
-        recorder = caller.recorder
-        p99_us = recorder.latency.quantile_us(0.99)
-        on_progress(
-            Progress(
-                second=round(min(caller.now_s(), total_s), 1),
-                seconds=total_s,
-                sent=caller.sent,
-                requests=recorder.latency.count,
-                errors=recorder.latency.count - recorder.ok_latency.count,
-                in_flight=caller.in_flight,
-                p99_ms=None if p99_us is None else p99_us / 1000,
-            )
-        )
+    told: list[Mark] = [(float(second), tell) for second in range(1, int(total_s) + 1)]
+    return sorted([*told, (load.warmup_s, clock.lap), (total_s - 1e-6, clock.lap)], key=lambda mark: mark[0])
+
+
+def check_probe(target: str, answer: Answer) -> None:
+    """A wrong address is to be an answer and not a million errors. Raises BadInput, Unreachable."""
+    if answer.code in _REFUSED:
+        raise BadInput(f"the gateway at {target} refuses this load: {answer.code}: {answer.detail}")
+    if answer.code not in ("OK", "RESOURCE_EXHAUSTED"):  # one that sheds is for the run to show
+        raise unreachable(target, f"{answer.code}: {answer.detail}")
+
+
+def unreachable(target: str, why: str) -> Unreachable:
+    """Nobody answers, and what to do."""
+    return Unreachable(f"no gateway answers at {target} ({why}); start one with `millrace up`")
+
+
+def progress_of(load: Load, sender: Sender) -> Progress:
+    """How far the run is."""
+    total_s, recorder = load.warmup_s + load.seconds, sender.recorder
+    p99_us = recorder.latency.quantile_us(0.99)
+    return Progress(
+        second=round(min(sender.now_s(), total_s), 1),
+        seconds=total_s,
+        sent=sender.sent,
+        requests=recorder.latency.count,
+        errors=recorder.latency.count - recorder.ok_latency.count,
+        in_flight=sender.in_flight,
+        p99_ms=None if p99_us is None else p99_us / 1000,
+    )

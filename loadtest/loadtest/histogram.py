@@ -21,6 +21,13 @@ class Histogram:
         self.count += 1
         self.max_us = max(self.max_us, us)
 
+    def add(self, other: "Histogram") -> None:
+        """Count all that another one counted."""
+        for bucket, count in other._counts.items():
+            self._counts[bucket] = self._counts.get(bucket, 0) + count
+        self.count += other.count
+        self.max_us = max(self.max_us, other.max_us)
+
     def quantile_us(self, q: float) -> int | None:
         """Smallest duration that at least the share `q` (0 to 1) of all records do not exceed; None while empty.
 

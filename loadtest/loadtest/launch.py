@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loadtest.access import Access
 from loadtest.errors import BadInput, GeneratorFailed, Unreachable
 from loadtest.targets import DEFAULT_TARGETS
 from loadtest.verdict import Verdict
+from loadtest.watching import Watch
 
 _LAST_WORDS = 20
 
@@ -35,12 +37,15 @@ def run_loadtest(
     pool: int | None = None,
     users: int | None = None,
     time_us: int | None = None,
+    seed: int | None = None,
+    access: Access | None = None,
+    watch: Watch | None = None,
 ) -> Verdict:
     """Load the gateway at `target` (host:port) and judge it by `suite` of the file `targets`.
 
     What is None comes from the suite; ids that are None are made up. `progress` is called about once a second with
     second, seconds, sent, requests, errors, in_flight and p99_ms so far. With `report_dir` the verdict is also written
-    there, as JSON and as a page; the paths are in the verdict.
+    there, as JSON and as a page; the paths are in the verdict. `watch` names whose processor and memory it tells.
 
     Raises:
         BadInput: a value, the suite, or what the gateway says of the first request.
@@ -62,8 +67,16 @@ def run_loadtest(
             "--pool": pool,
             "--users": users,
             "--time-us": time_us,
+            "--seed": seed,
             "--report-dir": report_dir,
         }
+        if access is not None:
+            options |= {
+                "--ca": access.ca, "--cert": access.certificate, "--key": access.key, "--token": access.token,
+                "--server-name": access.name,
+            }  # fmt: skip
+        if watch is not None:
+            options["--triton-metrics"] = watch.triton_metrics
         if item_ids is not None and user_ids is not None:
             ids = Path(folder) / "ids.json"
             ids.write_text(json.dumps({"items": list(map(int, item_ids)), "users": list(map(int, user_ids))}))
@@ -72,6 +85,8 @@ def run_loadtest(
         for name, value in options.items():
             if value is not None:
                 command += [name, str(value)]
+        for name, pid in (watch.pids if watch is not None else {}).items():
+            command += ["--watch", f"{name}={pid}"]
         return _converse(command, progress)
 
 

@@ -12,6 +12,7 @@ from loadtest.errors import BadInput
 
 _DISTINCT_REQUESTS = 4096  # enough users and lists that no cache sees the same one twice in 40 s at 100/s
 _SHOWN = 10
+MAX_RATE = 5000  # one process; above it the generator measures itself
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Load:
     candidates: int
     warmup_s: float
     deadline_ms: int
+    phases: tuple[tuple[float, float], ...] = ()  # (rate, seconds) one after the other; empty: one rate throughout
     mode: str = "open"  # or "poisson": Locust users who wait for their answers
     pool: int = 512
     users: int | None = None  # of mode "poisson"; None: one for each request a second
@@ -38,7 +40,7 @@ class Load:
             BadInput: a value out of range, named with its range.
         """
         ranges = {
-            "rate": (self.rate, 0.1, 2000),  # one process; above it the generator measures itself
+            "rate": (max([self.rate, *(rate for rate, _ in self.phases)]), 0.1, MAX_RATE),
             "seconds": (self.seconds, 1, 3600),
             "candidates": (self.candidates, 1, 2000),
             "warmup_s": (self.warmup_s, 0, 600),
@@ -60,15 +62,22 @@ class Load:
         return self
 
 
+def phases_of(load: Load) -> Sequence[tuple[float, float]]:
+    """(rate, seconds) of the measured time, in order."""
+    return load.phases or ((load.rate, load.seconds),)
+
+
 def arrivals(load: Load) -> npt.NDArray[np.float64]:
     """Due times in s from the start, rising, shape (n,): a Poisson process over warm-up and measured time."""
-    total_s = load.warmup_s + load.seconds
     rng = np.random.default_rng(load.seed)
-    expected = int(load.rate * total_s)
-    times: npt.NDArray[np.float64] = np.cumsum(
-        rng.exponential(1 / load.rate, size=expected + 6 * int(expected**0.5) + 10)
-    )
-    return times[times < total_s]
+    parts, begins_s = [], 0.0
+    for rate, seconds in ((load.rate, load.warmup_s), *phases_of(load)):
+        expected = int(rate * seconds)
+        gaps = rng.exponential(1 / rate, size=expected + 6 * int(expected**0.5) + 10)
+        times: npt.NDArray[np.float64] = np.cumsum(gaps)
+        parts.append(begins_s + times[times < seconds])
+        begins_s += seconds
+    return np.concatenate(parts)
 
 
 def encoded_requests(load: Load, item_ids: Sequence[int], user_ids: Sequence[int]) -> list[bytes]:
@@ -86,7 +95,7 @@ def encoded_requests(load: Load, item_ids: Sequence[int], user_ids: Sequence[int
     users = np.asarray(user_ids, dtype=np.uint64)
     asked = min(load.candidates, len(items))
     context = events_pb2.Context(time_us=load.time_us) if load.time_us is not None else None
-    count = min(_DISTINCT_REQUESTS, int(load.rate * (load.warmup_s + load.seconds)) + 1)
+    count = min(_DISTINCT_REQUESTS, int(sum(r * s for r, s in phases_of(load)) + load.rate * load.warmup_s) + 1)
     return [
         ranking_pb2.RankRequest(
             usecase=load.usecase,

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from loadtest.errors import BadInput
+from loadtest.load import MAX_RATE
 
 DEFAULT_TARGETS = Path(__file__).with_name("targets.yaml")
 RUNGS = ("MODEL", "LOCAL_MODEL", "PRECOMPUTED", "POPULAR")
@@ -23,10 +24,44 @@ class Limits(BaseModel):
     p50_ms: float | None = Field(None, gt=0)
     p99_ms: float | None = Field(None, gt=0)
     p999_ms: float | None = Field(None, gt=0)
+    ok_p99_ms: float | None = Field(None, gt=0)
     error_share: Share = 0.0
+    unshed_share: Share | None = None
+    recovery_s: float | None = Field(None, ge=0)
+    p99_drift: float | None = Field(None, gt=0)
+    rss_growth_mib: float | None = Field(None, gt=0)
     achieved_share: Share = 0.98
     generator_cpu_share: float = Field(0.8, gt=0)
     rungs: Mapping[str, Share] = Field(default_factory=dict)
+
+
+class Phase(BaseModel):
+    """A part of a suite's time with a rate of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    seconds: float = Field(gt=0, le=3600)
+    rate: float = Field(gt=0, le=MAX_RATE)
+
+
+class Search(BaseModel):
+    """How the saturation search goes, and what it must find. A suite with one steps its rate up from `rate`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    calibrate: tuple[float, ...] = Field(min_length=2)
+    factor: float = Field(1.25, gt=1, le=4)
+    precision: float = Field(0.05, gt=0, lt=1)
+    max_rate: float = Field(MAX_RATE, gt=0, le=MAX_RATE)
+    knee_p99_ms: float = Field(gt=0)
+    knee_model_share: Share
+    confirm_s: float = Field(gt=0, le=600)
+    overload: float = Field(gt=1, le=10)
+    goodput_share: Share
+    overload_p99_ms: float = Field(gt=0)
+    unshed_share: Share = 0.0
+    model_error: Share
 
 
 class Suite(BaseModel):
@@ -35,12 +70,31 @@ class Suite(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     about: str
-    rate: float = Field(gt=0, le=2000)
+    rate: float = Field(gt=0, le=MAX_RATE)
     candidates: int = Field(ge=1, le=2000)
     seconds: float = Field(gt=0, le=3600)
     warmup_s: float = Field(5.0, ge=0, le=600)
     deadline_ms: int = Field(250, ge=5, le=60_000)
+    runs: int = Field(1, ge=1, le=9)
+    phases: tuple[Phase, ...] = ()
+    search: Search | None = None
     limits: Limits
+
+    @model_validator(mode="after")
+    def _phases_fill_the_time(self) -> "Suite":
+        if self.phases and abs(sum(phase.seconds for phase in self.phases) - self.seconds) > 1e-6:
+            raise ValueError(f"phases last {sum(p.seconds for p in self.phases):g} s, seconds says {self.seconds:g}")
+        return self
+
+    def scaled(self, rate: float, seconds: float) -> "Suite":
+        """This suite at another rate, for another time: its phases keep their proportions."""
+        phases = [
+            phase.model_copy(
+                update={"rate": phase.rate * rate / self.rate, "seconds": phase.seconds * seconds / self.seconds}
+            )
+            for phase in self.phases
+        ]
+        return self.model_copy(update={"rate": rate, "seconds": seconds, "phases": tuple(phases)})
 
 
 def load_suite(name: str, path: Path = DEFAULT_TARGETS) -> Suite:

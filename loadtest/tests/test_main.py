@@ -11,7 +11,7 @@ from loadtest.__main__ import main
 def test_a_wrong_rate_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2 before anything is sent, as data for the process that reads it."""
     assert 2 == main(["--rate", "0", "--json"])
-    assert {"kind": "bad_input", "message": "rate must be 0.1 to 2000, not 0.0"} == json.loads(capsys.readouterr().out)[
+    assert {"kind": "bad_input", "message": "rate must be 0.1 to 5000, not 0.0"} == json.loads(capsys.readouterr().out)[
         "error"
     ]
 

@@ -9,6 +9,7 @@ from loadtest.recorder import Recorder
 from loadtest.report import render, write_reports
 from loadtest.targets import Limits, Suite
 from loadtest.verdict import Verdict, judge
+from loadtest.watching import Resources
 
 LOAD = Load(target="127.0.0.1:1", usecase="movies", rate=100, seconds=10, candidates=100, warmup_s=1, deadline_ms=250)
 SUITE = Suite(
@@ -21,7 +22,10 @@ SUITE = Suite(
 
 
 def verdict_of(recorder: Recorder, *, due: int = 1000, spent_s: float = 10, cpu_s: float = 1) -> Verdict:
-    return judge("test", SUITE, LOAD, recorder, due=due, spent_s=spent_s, cpu_s=cpu_s, started_at="2026-01-01T00:00:00")
+    return judge(
+        "test", SUITE, LOAD, recorder, due=due, spent_s=spent_s, resources=Resources(generator_cores=cpu_s / spent_s),
+        started_at="2026-01-01T00:00:00",
+    )  # fmt: skip
 
 
 def good_run(count: int = 1000, latency_us: int = 5_000) -> Recorder:
