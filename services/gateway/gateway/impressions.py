@@ -108,7 +108,8 @@ class Impressions:
     def _run(self) -> None:
         while (shown := self._queue.get()) is not None:
             try:
-                value = encode(shown, self._usecase, full=shown.ranking.request_id < self._share * _WHOLE)
+                whole = shown.ranking.request_id < self._share * _WHOLE or not len(shown.ranking.item_ids)  # a shadow's
+                value = encode(shown, self._usecase, full=whole)
                 self._log.send(shown.query.user_id, value, self._lost)
             except Exception as exc:  # noqa: BLE001  one impression, whatever is wrong with it or with Kafka, must not end the log
                 self._lost(exc)

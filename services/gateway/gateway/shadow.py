@@ -105,6 +105,7 @@ class Shadowing:
             replace(
                 shown,
                 ranking=ranking,
+                model=model,
                 scores=scores[shown.order],
                 propensities=np.zeros_like(shown.propensities),
             )

@@ -164,6 +164,10 @@ class World:
         self.deploy()
         self._fill(catalogue)
 
+    def rules_of(self) -> ServingRules:
+        """Those that ask nothing."""
+        return ServingRules(Rules(), self.layout)
+
     def deploy(self, version: int = 3, int_names: Sequence[str] = ()) -> None:
         ints = IntInputs(int_names, self.layout.user_int_names, self.layout.item_int_names, {})
         self.active = ActiveModel("trees", version, "d" * 64, self.model, self.local, ints, self.layout)
