@@ -13,16 +13,7 @@ from bundle.folder import Bundle, Golden, check_golden, load_bundle, write_bundl
 from bundle.inputs import VOCABULARIES, IntInputs
 from bundle.layouts import bundle_layout
 from bundle.manifest import Manifest, SplitTimes, TensorSpec, TrainingWindow, read_manifest
-from bundle.retrieval import (
-    Candidates,
-    Found,
-    NeighbourRetrieval,
-    PopularRetrieval,
-    Retrieval,
-    TowerRetrieval,
-    load_retrieval,
-    merge,
-)
+from bundle.retrieval import Found, NeighbourRetrieval, PopularRetrieval, Retrieval, TowerRetrieval, load_retrieval
 from bundle.scorer import OnnxScorer
 from bundle.signature import SIGNATURE, Trust
 
@@ -32,7 +23,6 @@ __all__ = [
     "AdmissionError",
     "Bundle",
     "BundleError",
-    "Candidates",
     "Found",
     "Golden",
     "GoldenError",
@@ -55,7 +45,6 @@ __all__ = [
     "check_golden",
     "load_bundle",
     "load_retrieval",
-    "merge",
     "read_manifest",
     "write_bundle",
 ]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle import IntegrityError, NeighbourRetrieval, PopularRetrieval, load_retrieval, merge
+from bundle import IntegrityError, NeighbourRetrieval, PopularRetrieval, load_retrieval
 
 IDS = np.array([10, 20, 30, 2**63 + 5], np.uint64)
 PLACES = np.array([[1, 2], [0, -1], [3, 0], [2, 1]], np.int32)
@@ -114,27 +114,3 @@ def test_popular_lists_that_do_not_fit_are_refused() -> None:
     for places, ends in (([[1, 1], [1, 1]], [1, 2]), ([[1, 1], [2, 1]], [1, 3]), ([[1, 1], [2, 1]], [2, 1])):
         with pytest.raises(IntegrityError, match="train again"):
             PopularRetrieval(np.array(places, np.uint32), np.array(ends), ids(1, 2))
-
-
-def test_sources_are_merged_by_quota_each_item_once() -> None:
-    """In order: what a source before has brought does not use up a quota; what is missing is filled."""
-    asked: list[int] = []
-
-    def source(*values: int) -> object:
-        def find(limit: int) -> np.ndarray:
-            asked.append(limit)
-            return ids(*values)[:limit]
-
-        return find
-
-    found = merge([source(1, 2, 3, 4), source(2, 1, 5, 6, 7), source()], [2, 2, 2], 8, source(1, 7, 8, 9, 10, 5))
-
-    assert [1, 2, 5, 6, 7, 8, 9, 10] == found.item_ids.tolist()
-    assert [0, 0, 1, 1, -1, -1, -1, -1] == found.source.tolist()
-    assert [2, 4, 6, 8] == asked
-
-
-def test_nothing_found_is_no_candidates() -> None:
-    """An empty catalogue is normal."""
-    found = merge([], [], 5, lambda _: ids())
-    assert (0, 0) == (len(found.item_ids), len(found.source))

@@ -62,6 +62,9 @@ class Candidates(Spec):
 
     sources: tuple[Annotated[Source, BeforeValidator(source_of)], ...] = (Source(name="popular"),)
     limit: int = Field(default=500, ge=1, le=MAX_CANDIDATES)
+    history: Name | None = Field(
+        default=None, description="The `last_k` feature that tells two_tower and neighbours what a user did; the first."
+    )
 
     @model_validator(mode="after")
     def _quotas_fit(self) -> Self:

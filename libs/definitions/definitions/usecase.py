@@ -252,6 +252,9 @@ class UseCase(Spec):
         for source in rules.candidates.sources:
             if source.name == "fresh" and self._kind("item", source.by[0]) != "number":
                 raise ValueError(f"candidates.sources: fresh.by {source.by[0]!r} is no number attribute of items")
+        history = rules.candidates.history
+        if history is not None and not any(f.name == history and isinstance(f, LastK) for f in self.features):
+            raise ValueError(f"candidates.history: there is no last_k feature named {history!r}")
         for each in rules.filters:
             if self._kind("item", each.by) not in (("number",) if each.of_number else _CATEGORIES):
                 wanted = "number" if each.of_number else "category"

@@ -8,6 +8,7 @@ from bundle import Bundle, BundleError, IntInputs, Trust, bundle_layout, load_bu
 from definitions.usecase import UseCase
 from millrace.decisions.v1 import decisions_pb2 as pb
 
+from gateway.bundle_sources import sources_of
 from gateway.errors import BundleRefused, ImpressionTooLarge
 from gateway.impressions import check_largest
 from gateway.local_model import LocalModel, Worker
@@ -67,6 +68,7 @@ class BundleLoader:
                 local=LocalModel(bundle.fallback(), self._worker),
                 ints=IntInputs.of(bundle, layout),
                 layout=layout,
+                sources=sources_of(bundle.retrieval()),
                 golden=(bundle.golden.features, bundle.golden.ints if manifest.int_names else None),
             )
         except (BundleError, ImpressionTooLarge) as exc:

@@ -9,12 +9,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from definitions.item_feed import ItemFeed, Outcome
-from definitions.item_snapshot import ItemColumns, ItemSnapshot
+from definitions.item_snapshot import Attributes, ItemColumns, ItemSnapshot
 from servicekit.kafka import BatchReader, Record
 from servicekit.topics import item_features_topic, topic
 
 from gateway.popularity import Popularity
-from gateway.query import Ids
+from gateway.query import MAX_ITEMS, Ids
 
 REFRESH_S: Final = 1.0  # of the popularity order: a deleted item leaves every rung within 2 s
 _ALL: Final = 2**31 - 1
@@ -32,6 +32,8 @@ class CatalogueItems:
         self._count = count
         self._feed = ItemFeed(snapshot)
         self.popularity = Popularity(np.empty(0, np.uint64), np.empty(0, np.float32))
+        self._largest: dict[str, Ids] = {}
+        self._ordered = -1  # the snapshot's version
 
     def view(self, item_ids: Ids, time_us: int, past_ids: Ids | None) -> ItemColumns:
         """Columns of uint64 (n,) items at a time, unknown items empty, and the means of a user's past items."""
@@ -45,15 +47,30 @@ class CatalogueItems:
         """Whether each is in the catalogue, bool (n,)."""
         return self._snapshot.known(item_ids)
 
+    def attributes(self, item_ids: Ids) -> Attributes:
+        """What the catalogue says of the items."""
+        return self._snapshot.attributes(item_ids)
+
+    def largest(self, number: str) -> Ids:
+        """The catalogue by a number attribute, uint64, largest first, at most 2,000; from the refresh after it was
+        first asked for.
+        """
+        return self._largest.setdefault(number, np.empty(0, np.uint64))
+
     def markers(self) -> dict[int, int]:
         """Partition -> offset below which its partials are in."""
         return self._snapshot.markers()
 
     def refresh(self) -> None:
-        """Order the catalogue by popularity anew, if anything changed."""
+        """Order the catalogue anew, if anything changed: by popularity, and by each number that was asked for."""
         item_ids, scores = self._snapshot.popular(_ALL)
         if not np.may_share_memory(scores, self.popularity.scores):  # the snapshot answers from its cache if it can
             self.popularity = Popularity(item_ids, scores)
+        version = self._snapshot.version
+        for number, found in list(self._largest.items()):
+            if version != self._ordered or not len(found):
+                self._largest[number] = self._snapshot.largest(number, MAX_ITEMS)
+        self._ordered = version
 
     def take_items(self, partition: int, records: Sequence[Record]) -> None:
         """Records of `items`."""

@@ -14,7 +14,7 @@ from gateway.errors import Reason, Unavailable
 from gateway.model import ActiveModel, finite
 from gateway.popularity import Popularity, lookup
 from gateway.query import Floats, Ids, Query, Rung
-from gateway.retrieval import Eligible, popular
+from gateway.retrieval import Eligible, first
 
 RESERVE_S: Final = 0.012  # pays for lower rungs, re-rank and answer
 MODEL_CAP_S: Final = 0.080
@@ -55,6 +55,12 @@ class Meter(Protocol):
 
     def row(self, outcome: str) -> None:
         """How reading a user row ended."""
+
+    def candidates(self, source: str, found: int) -> None:
+        """A source brought so many."""
+
+    def source_failed(self, source: str) -> None:
+        """A source of candidates failed."""
 
     def tied(self) -> None:
         """All events that a row could have taken out of its values are at or after the request's time."""
@@ -212,7 +218,7 @@ class PrecomputedStep:
             raise Unavailable("no_overlap")
         last = np.zeros(len(ids), np.bool_)
         if (missing := job.wanted - len(ids)) > 0:  # a short list is filled with what is popular
-            fill = popular(job.popularity, missing, lambda c: job.eligible(c) & ~np.isin(c, ids))
+            fill = first(job.popularity.item_ids, missing, lambda c: job.eligible(c) & ~np.isin(c, ids))
             ids = np.concatenate([ids, fill])
             scores = np.concatenate([scores, np.zeros(len(fill), np.float32)])
             last = np.concatenate([last, np.ones(len(fill), np.bool_)])

@@ -37,11 +37,14 @@ class Metrics:
         self._left = counter("rung_left", "Rungs passed over.", "rung", "reason")
         self._tied = counter("tied_rows", "Rows whose values may count events at or after the request's time.")
         self._rows = counter("user_rows", "Reads of user rows by outcome.", "outcome")
+        self._candidates = counter("candidates", "Candidates of Recommend by the source that brought them.", "source")
+        self._sources_failed = counter("candidate_sources_failed", "Sources of candidates that failed.", "source")
         self._stages = Histogram(
             "gateway_stage_seconds", "Time of one step of a request.", ["stage"], registry=registry, buckets=_BUCKETS_S
         )
         self._left_of = cache(lambda rung, reason: self._left.labels(rung.value, reason))
         self._stage_of = cache(self._stages.labels)
+        self._candidates_of = cache(self._candidates.labels)
         self._row_of = cache(self._rows.labels)
         self._request_of = cache(self.requests.labels)
 
@@ -68,6 +71,14 @@ class Metrics:
     def row(self, outcome: str) -> None:
         """How reading a user row ended."""
         self._row_of(outcome).inc()
+
+    def candidates(self, source: str, found: int) -> None:
+        """A source brought so many candidates."""
+        self._candidates_of(source).inc(found)
+
+    def source_failed(self, source: str) -> None:
+        """A source of candidates failed."""
+        self._sources_failed.labels(source).inc()
 
     def tied(self) -> None:
         """A row's values may count events at or after the request's time."""

@@ -9,6 +9,7 @@ from definitions.layout import Layout
 
 from gateway.health import Health
 from gateway.query import Floats, Ints
+from gateway.retrieval import NO_SOURCES, BundleSources
 from gateway.rules import ServingRules
 
 
@@ -39,6 +40,7 @@ class ActiveModel:
     """The pinned model: rung MODEL by `model`, rung LOCAL_MODEL by `local`. Requests keep the one they began with.
 
     `layout`: what its rows and inputs are made by. `health`: how it did lately, on whatever rung and for whomever.
+    `sources`: what the bundle finds candidates with.
     `golden`: rows that came with the bundle, features float32 (k, F) and ints int64 (k, K) as the graph takes them.
     """
 
@@ -50,6 +52,7 @@ class ActiveModel:
     ints: IntColumns
     layout: Layout
     health: Health = field(default_factory=Health)
+    sources: BundleSources = NO_SOURCES
     golden: tuple[Floats, Ints | None] | None = None
 
 

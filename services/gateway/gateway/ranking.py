@@ -1,16 +1,18 @@
 """The core: query -> row -> candidates -> features -> ladder -> re-rank -> answer. Plain types, no I/O library."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from definitions.assembly import Assembled, assemble, past_items
-from definitions.item_snapshot import ItemColumns
+from definitions.candidates import Candidates
+from definitions.item_snapshot import Attributes, ItemColumns
 from definitions.layout import Layout
 from definitions.packed import UserRow
 from definitions.rerank import Order, Ordered
+from definitions.user_values import UserAt
 
 from gateway import retrieval
 from gateway.admission import OWN_WORK, Admission
@@ -45,6 +47,14 @@ class Items(Protocol):
 
     def known(self, item_ids: Ids) -> npt.NDArray[np.bool_]:
         """Whether each is in the catalogue, bool (n,)."""
+        ...
+
+    def attributes(self, item_ids: Ids) -> Attributes:
+        """What filters read."""
+        ...
+
+    def largest(self, number: str) -> Ids:
+        """The catalogue by a number attribute, largest first."""
         ...
 
     @property
@@ -137,8 +147,9 @@ class Ranker:
         row = await self._rows.read(query.user_id, query.min_interactions_offset, budget_s)
         watch.lap("row")
         popularity = self._items.popularity
-        eligible = self._eligible(query, row)
-        candidates = self._candidates(query, choice.rules, popularity, eligible)
+        eligible = self._eligible(query, choice.rules, row, time_us)
+        found = None if query.item_ids is not None else self._found(query, choice, row, time_us, eligible)
+        candidates = _distinct(query.item_ids) if found is None else found.item_ids  # type: ignore[arg-type]
         watch.lap("retrieval")
         inputs = self._inputs(query, row, candidates, time_us)
         if inputs.assembled.tied:
@@ -156,16 +167,21 @@ class Ranker:
         )
         climb = await self._ladder.climb(job, deadline, watch.lap) if len(candidates) else _nothing(candidates)
         if climb.scored.item_ids is not candidates:  # the rung brought other items
+            climb = _with_pins(climb, choice.rules, eligible)
             inputs = self._inputs(query, row, climb.scored.item_ids, time_us)
             watch.lap("features")
         request_id = self._new_id()
         ordered = _ordered(job, choice.rules, climb, inputs, request_id)
         watch.lap("rerank")
-        return self._answer(request_id, job, choice, climb, ordered, inputs, row, time_us, budget_s, watch)
+        return self._answer(request_id, job, choice, found, climb, ordered, inputs, row, time_us, budget_s, watch)
 
-    def _eligible(self, query: Query, row: UserRow | None) -> retrieval.Eligible:
+    def _eligible(self, query: Query, rules: ServingRules, row: UserRow | None, time_us: int) -> retrieval.Eligible:
         def eligible(item_ids: Ids) -> npt.NDArray[np.bool_]:
-            mask = self._items.known(item_ids)
+            if rules.filters:
+                items = self._items.attributes(item_ids)
+                mask = items.known & rules.passes(items, query.context, time_us)
+            else:
+                mask = self._items.known(item_ids)
             if len(query.exclude_ids):
                 mask &= ~np.isin(item_ids, query.exclude_ids)
             if row is not None:
@@ -174,17 +190,21 @@ class Ranker:
 
         return eligible
 
-    def _candidates(
-        self, query: Query, rules: ServingRules, popularity: Popularity, eligible: retrieval.Eligible
-    ) -> Ids:
-        """Ids without duplicates, ascending where the caller named them."""
-        if query.item_ids is not None:
-            ids = np.sort(query.item_ids)  # np.unique hashes first: 250 us of 100 ids, against 5
-            unique: Ids = ids[np.concatenate([[True], ids[1:] != ids[:-1]])]
-            return unique
-        return retrieval.popular(
-            popularity, min(MAX_ITEMS, max(rules.rules.candidates.limit, _wanted(query))), eligible
+    def _found(
+        self, query: Query, choice: Choice, row: UserRow | None, time_us: int, eligible: retrieval.Eligible
+    ) -> Candidates:
+        """What the rules' sources bring for this user."""
+        rules, history = choice.rules, retrieval.NOTHING
+        if row is not None and rules.history is not None:
+            history = UserAt(self._layout, row, time_us).history(rules.history).item_ids
+        want = retrieval.Want(
+            history=history,
+            context=query.context,
+            limit=min(MAX_ITEMS, max(rules.rules.candidates.limit, _wanted(query))),
+            eligible=eligible,
         )
+        sources = retrieval.NO_SOURCES if choice.model is None else choice.model.sources
+        return retrieval.candidates(want, rules, sources, self._items, self._meter)
 
     def _inputs(self, query: Query, row: UserRow | None, item_ids: Ids, time_us: int) -> _Inputs:
         items = self._items.view(item_ids, time_us, past_items(self._layout, row))
@@ -195,6 +215,7 @@ class Ranker:
         request_id: int,
         job: Job,
         choice: Choice,
+        found: Candidates | None,
         climb: Climb,
         ordered: Ordered,
         inputs: _Inputs,
@@ -205,8 +226,7 @@ class Ranker:
     ) -> Ranking:
         scored, query, order, shown = climb.scored, job.query, ordered.order, ordered.shown
         item_ids, scores = scored.item_ids[order], scored.scores[order]
-        source = scored.source or ("requested" if job.asked else "popular")
-        reasons = _reasons(source, order, scored)
+        reasons = _reasons(choice.rules, found, scored, order)
         header = None if row is None else row.header
         watch.lap("answer")
         for name, seconds in watch.laps:
@@ -254,7 +274,9 @@ class Ranker:
 
 def _ordered(job: Job, rules: ServingRules, climb: Climb, inputs: _Inputs, request_id: int) -> Ordered:
     """All candidates, those that are shown first."""
-    scored = climb.scored
+    scored, vectors = climb.scored, None
+    if rules.reranker.wants_vectors and job.active is not None and job.active.sources.towers is not None:
+        vectors = job.active.sources.towers.directions(scored.item_ids)
     return rules.reranker.order(
         scored.item_ids,
         scored.scores,
@@ -262,6 +284,7 @@ def _ordered(job: Job, rules: ServingRules, climb: Climb, inputs: _Inputs, reque
         request_id=request_id,
         codes=inputs.items.codes.take(rules.reranker.columns, axis=1),
         last=scored.last,
+        vectors=vectors,
         explore=climb.rung in _BY_MODEL,
     )
 
@@ -273,14 +296,41 @@ def _wanted(query: Query) -> int:
     return query.limit
 
 
+def _distinct(item_ids: Ids) -> Ids:
+    """The caller's ids without duplicates, ascending."""
+    ids = np.sort(item_ids)  # np.unique hashes first: 250 us of 100 ids, against 5
+    unique: Ids = ids[np.concatenate([[True], ids[1:] != ids[:-1]])]
+    return unique
+
+
+def _with_pins(climb: Climb, rules: ServingRules, eligible: retrieval.Eligible) -> Climb:
+    """A rung that brought items of its own gets the pinned ones too: business rules hold on every rung."""
+    scored = climb.scored
+    pinned = rules.pinned[~np.isin(rules.pinned, scored.item_ids)] if len(rules.pinned) else rules.pinned
+    if not len(pinned) or not len(pinned := pinned[eligible(pinned)]):
+        return climb
+    last = np.zeros(len(scored.item_ids), np.bool_) if scored.last is None else scored.last
+    more = replace(
+        scored,
+        item_ids=np.concatenate([scored.item_ids, pinned]),
+        scores=np.concatenate([scored.scores, np.zeros(len(pinned), np.float32)]),
+        last=np.concatenate([last, np.ones(len(pinned), np.bool_)]),
+    )
+    return replace(climb, scored=more)
+
+
 def _nothing(candidates: Ids) -> Climb:
     return Climb(Rung.POPULAR, Scored(candidates, np.empty(0, np.float32)), ())
 
 
-def _reasons(source: str, order: Order, scored: Scored) -> tuple[str, ...]:
-    if source != "precomputed" or scored.last is None:
-        return (source,) * len(order)
-    return tuple("popular" if filled else source for filled in scored.last[order].tolist())
+def _reasons(rules: ServingRules, found: Candidates | None, scored: Scored, order: Order) -> tuple[str, ...]:
+    """Where each candidate comes from, in order."""
+    if scored.source:
+        filled = [False] * len(order) if scored.last is None else scored.last[order].tolist()
+        return tuple("popular" if last else scored.source for last in filled)
+    if found is None:
+        return ("requested",) * len(order)
+    return tuple(map(rules.reasons.__getitem__, found.source[order].tolist()))
 
 
 def _why(job: Job, climb: Climb, popularity: Popularity) -> str:

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from definitions.assembly import RequestContext
 from definitions.attributes import category_code
+from definitions.features import LastK
 from definitions.item_snapshot import Attributes
 from definitions.layout import Layout
 from definitions.plan import CodeSlots
 from definitions.rerank import Reranker
-from definitions.rules import Filter, Rules
+from definitions.rules import Filter, Rules, Source
 
 Mask = npt.NDArray[np.bool_]
 _UNIT_US: Final = {"s": 1_000_000, "days": 86_400_000_000}
@@ -59,9 +60,21 @@ class ServingRules:
     def __init__(self, rules: Rules, layout: Layout) -> None:
         self.rules = rules
         self.reranker = Reranker.of(rules, layout.item)
+        self.sources: tuple[Source, ...] = rules.candidates.sources
+        self.pinned = np.array([item_id for _, item_id in self.reranker.pins], np.uint64)
+        names = [source.name for source in self.sources]
+        # By the place of the source among the candidates' sources; the last, so place -1, is what filled them up.
+        self.reasons: tuple[str, ...] = (*(["pinned"] if len(self.pinned) else []), *names, "popular")
+        self.history = _history(rules.candidates.history, layout)
+        self._quotas = rules.candidates.quotas(rules.candidates.limit)
         filters = [_compiled(each, layout) for each in rules.filters]
         self._numbers = [each for each in filters if isinstance(each, _NumberFilter)]
         self._codes = [each for each in filters if isinstance(each, _CodeFilter)]
+
+    def quotas(self, limit: int) -> tuple[int, ...]:
+        """How many of `limit` candidates each source may bring."""
+        wanted = self.rules.candidates
+        return self._quotas if limit == wanted.limit else wanted.quotas(limit)
 
     @property
     def filters(self) -> bool:
@@ -81,6 +94,14 @@ class ServingRules:
     def text(self) -> str:
         """The rules as an impression logs them."""
         return self.rules.to_json()
+
+
+def _history(name: str | None, layout: Layout) -> int | None:
+    """Which of the row's histories tells what the user did: the named `last_k` feature, or the first."""
+    names = [feature.name for feature in layout.usecase.features if isinstance(feature, LastK)]
+    if not names:
+        return None
+    return 0 if name is None else names.index(name)
 
 
 def _compiled(each: Filter, layout: Layout) -> _NumberFilter | _CodeFilter:

@@ -15,7 +15,6 @@ from definitions.assembly import RequestContext
 from definitions.errors import DefinitionsError
 from definitions.item_snapshot import ItemSnapshot
 from definitions.layout import Layout
-from definitions.rules import Rules
 from definitions.usecase import UseCase
 from stores.batch import open_batch
 from stores.online import open_online_reader
@@ -132,7 +131,7 @@ class Serving:
     def rules(self, text: str) -> ServingRules:
         """Rules of that JSON, of the use case if it is empty, compiled. Raises BundleRefused."""
         try:
-            return ServingRules(Rules.parse(text) if text else self.layout.usecase.rules, self.layout)
+            return ServingRules(self.layout.usecase.rules_of(text), self.layout)
         except (DefinitionsError, KeyError, ValueError) as exc:
             raise BundleRefused(str(exc)) from exc
 
@@ -213,6 +212,12 @@ class _Uncounted:
         """Nothing."""
 
     def row(self, outcome: str) -> None:
+        """Nothing."""
+
+    def candidates(self, source: str, found: int) -> None:
+        """Nothing."""
+
+    def source_failed(self, source: str) -> None:
         """Nothing."""
 
     def tied(self) -> None:

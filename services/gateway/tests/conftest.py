@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from gateway.ladder import Ladder, LocalStep, ModelStep, PopularStep, Precompute
 from gateway.model import ActiveModel, Choice
 from gateway.query import Query, Ranking, Shown
 from gateway.ranking import Clock, Ranker
+from gateway.retrieval import NO_SOURCES, BundleSources
 from gateway.rows import Rows
 from gateway.rules import ServingRules
 from millrace.events.v1 import events_pb2 as pb
@@ -121,6 +123,14 @@ class FakeMeter:
         self.rows: list[str] = []
         self.stages: list[str] = []
         self.ties = 0
+        self.found: dict[str, int] = {}
+        self.failed: list[str] = []
+
+    def candidates(self, source: str, found: int) -> None:
+        self.found[source] = self.found.get(source, 0) + found
+
+    def source_failed(self, source: str) -> None:
+        self.failed.append(source)
 
     def rung_left(self, rung: Any, reason: str) -> None:
         self.left.append((rung.value, reason))
@@ -161,6 +171,7 @@ class World:
         self.items = CatalogueItems(ItemSnapshot(self.layout), self._count)
         self.active: ActiveModel | None = None
         self.arm = ""
+        self.context: dict[str, int] = {}
         self.deploy()
         self._fill(catalogue)
 
@@ -168,15 +179,25 @@ class World:
         """Those that ask nothing."""
         return ServingRules(Rules(), self.layout)
 
-    def deploy(self, version: int = 3, int_names: Sequence[str] = ()) -> None:
+    def deploy(self, version: int = 3, int_names: Sequence[str] = (), sources: BundleSources = NO_SOURCES) -> None:
         ints = IntInputs(int_names, self.layout.user_int_names, self.layout.item_int_names, {})
-        self.active = ActiveModel("trees", version, "d" * 64, self.model, self.local, ints, self.layout)
+        self.active = ActiveModel(
+            "trees", version, "d" * 64, self.model, self.local, ints, self.layout, sources=sources
+        )
 
     def ranker(
-        self, *, allow_time: bool = True, max_share: float | None = None, candidates: int = 500, **more: Any
+        self,
+        *,
+        allow_time: bool = True,
+        max_share: float | None = None,
+        candidates: int | dict[str, Any] = 500,
+        first_id: int = 1,
+        **more: Any,
     ) -> Ranker:
+        """`more`: other keys of the rules, as YAML says them."""
+        wanted = {"limit": candidates} if isinstance(candidates, int) else candidates
         shares = [] if max_share is None else [{"max_share": {"by": "genre", "share": max_share}}]
-        rules = Rules.model_validate({"candidates": {"limit": candidates}, "rerank": shares} | more)
+        rules = Rules.model_validate({"candidates": wanted, "rerank": shares} | more)
         clock = Clock(self.clock, lambda: NOW_US)
         steps = [
             ModelStep(self.model_breaker),
@@ -184,7 +205,7 @@ class World:
             PrecomputedStep(self.lists, self.list_breaker),
             PopularStep(),
         ]
-        ids, serving = iter(range(1, 10_000)), ServingRules(rules, self.layout)
+        ids, serving = count(first_id), ServingRules(rules, self.layout)
         return Ranker(
             allow_time=allow_time,
             layout=self.layout,
@@ -199,14 +220,22 @@ class World:
             new_id=lambda: next(ids),
         )
 
-    def rank(self, *item_ids: int, budget_s: float = 0.1, user_id: int = USER, limit: int = 0, **more: Any) -> Ranking:
-        query = Query(user_id, np.array(item_ids, np.uint64), limit, RequestContext(), **more)
-        return asyncio.run(self.ranker().rank(query, budget_s))
+    def rank(
+        self,
+        *item_ids: int,
+        budget_s: float = 0.1,
+        user_id: int = USER,
+        limit: int = 0,
+        rules: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> Ranking:
+        query = Query(user_id, np.array(item_ids, np.uint64), limit, RequestContext(**self.context), **more)
+        return asyncio.run(self.ranker(**(rules or {})).rank(query, budget_s))
 
     def recommend(
         self, *, limit: int = 0, budget_s: float = 0.1, user_id: int = USER, exclude: Sequence[int] = (), **ranker: Any
     ) -> Ranking:
-        query = Query(user_id, None, limit, RequestContext(), exclude_ids=np.array(exclude, np.uint64))
+        query = Query(user_id, None, limit, RequestContext(**self.context), exclude_ids=np.array(exclude, np.uint64))
         return asyncio.run(self.ranker(**ranker).rank(query, budget_s))
 
     def row_of(self, user_id: int, rated: Sequence[int], *, epoch: int = 1) -> bytes:
@@ -219,6 +248,7 @@ class World:
         for item_id in catalogue:
             item = pb.Item(id=item_id)
             item.attributes["genre"].categories.codes.append(1 if item_id > 5 else 2)
+            item.attributes["year"].number = 2000 - item_id
             self.items.take_items(0, [LogRecord(item_id, -1, item_id.to_bytes(8, "big"), item.SerializeToString())])
         rated = [item_id for item_id in catalogue for _ in range(item_id)]
         table = ItemTable(self.layout)
@@ -253,7 +283,7 @@ def usecase(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
         """
 usecase: tiny
 actions: [{name: view, label: 0}, {name: rate, label: 1}]
-attributes: {item: {genre: category}}
+attributes: {item: {genre: category, year: number}}
 category: item.genre
 seen: {actions: [rate], last: 16}
 features:
