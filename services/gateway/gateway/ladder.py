@@ -7,6 +7,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 from definitions.assembly import Assembled
+from definitions.candidates import Eligible, first
 
 from gateway.admission import Admission
 from gateway.breaker import Breaker
@@ -14,7 +15,6 @@ from gateway.errors import Reason, Unavailable
 from gateway.model import ActiveModel, finite
 from gateway.popularity import Popularity, lookup
 from gateway.query import Floats, Ids, Query, Rung
-from gateway.retrieval import Eligible, first
 
 RESERVE_S: Final = 0.012  # pays for lower rungs, re-rank and answer
 MODEL_CAP_S: Final = 0.080

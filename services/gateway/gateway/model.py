@@ -5,11 +5,11 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from definitions.candidates import NO_SOURCES, BundleSources
 from definitions.layout import Layout
 
 from gateway.health import Health
 from gateway.query import Floats, Ints
-from gateway.retrieval import NO_SOURCES, BundleSources
 from gateway.rules import ServingRules
 
 

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 from definitions.assembly import Assembled, assemble, past_items
-from definitions.candidates import Candidates
+from definitions.candidates import NO_SOURCES, NOTHING, Candidates, Catalogue, Eligible, Want
 from definitions.item_snapshot import Attributes, ItemColumns
 from definitions.layout import Layout
 from definitions.packed import UserRow
@@ -175,7 +175,7 @@ class Ranker:
         watch.lap("rerank")
         return self._answer(request_id, job, choice, found, climb, ordered, inputs, row, time_us, budget_s, watch)
 
-    def _eligible(self, query: Query, rules: ServingRules, row: UserRow | None, time_us: int) -> retrieval.Eligible:
+    def _eligible(self, query: Query, rules: ServingRules, row: UserRow | None, time_us: int) -> Eligible:
         def eligible(item_ids: Ids) -> npt.NDArray[np.bool_]:
             if rules.filters:
                 items = self._items.attributes(item_ids)
@@ -190,21 +190,20 @@ class Ranker:
 
         return eligible
 
-    def _found(
-        self, query: Query, choice: Choice, row: UserRow | None, time_us: int, eligible: retrieval.Eligible
-    ) -> Candidates:
+    def _found(self, query: Query, choice: Choice, row: UserRow | None, time_us: int, eligible: Eligible) -> Candidates:
         """What the rules' sources bring for this user."""
-        rules, history = choice.rules, retrieval.NOTHING
+        rules, history = choice.rules, NOTHING
         if row is not None and rules.history is not None:
             history = UserAt(self._layout, row, time_us).history(rules.history).item_ids
-        want = retrieval.Want(
+        want = Want(
             history=history,
             context=query.context,
             limit=min(MAX_ITEMS, max(rules.rules.candidates.limit, _wanted(query))),
             eligible=eligible,
         )
-        sources = retrieval.NO_SOURCES if choice.model is None else choice.model.sources
-        return retrieval.candidates(want, rules, sources, self._items, self._meter)
+        catalogue = Catalogue(self._items.popularity.item_ids, self._items.largest)
+        sources = NO_SOURCES if choice.model is None else choice.model.sources
+        return retrieval.candidates(want, rules, sources, catalogue, self._meter)
 
     def _inputs(self, query: Query, row: UserRow | None, item_ids: Ids, time_us: int) -> _Inputs:
         items = self._items.view(item_ids, time_us, past_items(self._layout, row))
@@ -303,7 +302,7 @@ def _distinct(item_ids: Ids) -> Ids:
     return unique
 
 
-def _with_pins(climb: Climb, rules: ServingRules, eligible: retrieval.Eligible) -> Climb:
+def _with_pins(climb: Climb, rules: ServingRules, eligible: Eligible) -> Climb:
     """A rung that brought items of its own gets the pinned ones too: business rules hold on every rung."""
     scored = climb.scored
     pinned = rules.pinned[~np.isin(rules.pinned, scored.item_ids)] if len(rules.pinned) else rules.pinned

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from bundle import IntInputs
 from definitions.assembly import RequestContext
+from definitions.candidates import NO_SOURCES, BundleSources
 from definitions.events import EventColumns
 from definitions.item_feed import item_features_key, marker_value, partial_value
 from definitions.item_snapshot import ItemSnapshot
@@ -27,7 +28,6 @@ from gateway.ladder import Ladder, LocalStep, ModelStep, PopularStep, Precompute
 from gateway.model import ActiveModel, Choice
 from gateway.query import Query, Ranking, Shown
 from gateway.ranking import Clock, Ranker
-from gateway.retrieval import NO_SOURCES, BundleSources
 from gateway.rows import Rows
 from gateway.rules import ServingRules
 from millrace.events.v1 import events_pb2 as pb

@@ -1,14 +1,15 @@
 """Recommend: several sources merged by quota, what is never shown, pins, diversity and exploration on each rung."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from definitions.candidates import BundleSources
 from definitions.records import LogRecord
 from gateway.errors import Unavailable
 from gateway.ladder import StoredList
 from gateway.query import Rung
-from gateway.retrieval import BundleSources
 from millrace.events.v1 import events_pb2 as pb
 
 USER = 7
@@ -26,11 +27,11 @@ class FakeSource:
         self.asked: list[list[int]] = []
         self.raises: Unavailable | None = None
 
-    def retrieve(self, history: np.ndarray, limit: int, eligible: Any) -> np.ndarray:
+    def retrieve(self, history: np.ndarray, limit: int, eligible: Any) -> Any:
         self.asked.append(history.tolist())
         if self.raises is not None:
             raise self.raises
-        return self.found[eligible(self.found)][:limit]
+        return SimpleNamespace(item_ids=self.found[eligible(self.found)][:limit])
 
     def directions(self, item_ids: np.ndarray) -> np.ndarray:
         """Even and odd items point two ways."""
