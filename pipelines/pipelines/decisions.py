@@ -1,14 +1,17 @@
 """The `decisions` topic: what serves now, and how that changes. One record an event, with the whole state after it."""
 
 import time
+from collections.abc import Callable
 
 from millrace.decisions.v1 import decisions_pb2 as pb
 from servicekit import kafka, topics
+from servicekit.decisions import publish as append
 from servicekit.errors import LogError
 
 from pipelines.errors import DeployError, UnavailableError
 
 WAIT_S = 15.0
+Edit = Callable[[pb.ServingState], pb.ServingState]
 
 
 def serving_state(bootstrap: str, usecase: str) -> pb.ServingState:
@@ -48,15 +51,27 @@ def publish(
         usecase=usecase, kind=kind, reason=reason, actor=actor, time_us=time.time_ns() // 1000, state=state
     )
     try:
-        producer = kafka.make_producer(bootstrap, linger_ms=0)
-        try:
-            with kafka.translated("publishing the decision"):
-                sent = producer.send(topics.DECISIONS, key=usecase.encode(), value=decision.SerializeToString())
-                sent.get(timeout=WAIT_S)
-        finally:
-            producer.close()
+        append(bootstrap, decision, wait_s=WAIT_S)
     except LogError as exc:
         raise DeployError(
             f"the decision is not on the log ({exc}); what served before still does, deploy again"
         ) from exc
     return decision
+
+
+def change(
+    bootstrap: str, usecase: str, kind: pb.DecisionKind, edit: Edit, *, reason: str, actor: str
+) -> pb.ServingState:
+    """Announce what `edit` makes of the state of this moment; that state.
+
+    Only what `edit` touches changes, so that of two who decide at once neither undoes the other's, but for what the
+    other decides within the milliseconds between reading and writing.
+
+    Raises:
+        DeployError: Kafka did not take it; the present state stays.
+        UnavailableError: Kafka does not answer.
+        Whatever `edit` raises: nothing was announced.
+    """
+    after = edit(serving_state(bootstrap, usecase))
+    publish(bootstrap, usecase, kind, after, reason=reason, actor=actor)
+    return after

@@ -1,23 +1,30 @@
-"""From a bundle to serving: into Triton, checked there, announced on `decisions`. And back."""
+"""From a bundle to serving: into Triton, checked there, announced on `decisions`. To all or to some; and back."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bundle import Bundle, BundleError, Trust, check_golden, load_bundle
+from bundle import Bundle, Trust
+from definitions.serving_state import StateError, deployed, loaded_pins, rolled_back, with_canary
 from millrace.decisions.v1 import decisions_pb2 as pb
 
 from pipelines import decisions
-from pipelines.errors import DeployError, PipelineError
+from pipelines.errors import DeployError
+from pipelines.placing import Clock, Placed, let_go, open_bundle, place
 from pipelines.progress import SILENT, Progress
 from pipelines.registry import crown
-from pipelines.triton_client import Triton
 from pipelines.triton_repository import Repository
+
+Edit = Callable[[pb.ServingState, pb.ModelPin], pb.ServingState]
 
 
 @dataclass(frozen=True)
 class DeployResult:
-    """What serves now. `triton_max_abs`: worst golden row through Triton, None in the embedded profile."""
+    """What serves now. `triton_max_abs`: worst golden row through Triton, None in the embedded profile.
+
+    `canary_version` at `canary_percent` of users, and `shadow_version`: None where there is none.
+    """
 
     usecase: str
     name: str
@@ -26,6 +33,9 @@ class DeployResult:
     previous_version: int | None
     triton_max_abs: float | None
     seconds: float
+    canary_version: int | None = None
+    canary_percent: float | None = None
+    shadow_version: int | None = None
     stages: dict[str, float] = field(default_factory=dict)
 
 
@@ -35,6 +45,8 @@ def deploy(
     kafka: str,
     triton: str | None,
     repository: Repository | None,
+    canary: float | None = None,
+    guardrails: pb.Guardrails | None = None,
     digest: str | None = None,
     trust: Trust | None = None,
     promoted_only: bool = False,
@@ -42,13 +54,15 @@ def deploy(
     reason: str = "",
     progress: Progress = SILENT,
 ) -> DeployResult:
-    """Serve the bundle in `folder`.
+    """Serve the bundle in `folder`: to everybody, or as a canary.
 
     Args:
         folder: `<bundles>/<name>/<version>`.
         kafka: bootstrap servers.
         triton: host:port of its gRPC; None in the embedded profile, where the gateway runs the bundle's graph itself.
         repository: what that Triton serves from; None with `triton` None.
+        canary: percent of users, more than 0 and less than 100; None: everybody.
+        guardrails: of the canary, where they are not the defaults.
         digest: the bundle's, if the caller knows it.
         trust: whose signatures count; None looks at none.
         promoted_only: refuse what is not the champion (production).
@@ -56,13 +70,66 @@ def deploy(
         progress: is told each step.
 
     Raises:
-        DeployError: the bundle, Triton or Kafka refused. What served before still does; the repository is as before.
+        DeployError: the bundle, Triton, Kafka or the serving state refused. What served before still does; the
+            repository is as before.
         UnavailableError: Triton or Kafka does not answer.
     """
-    clock = _Clock(progress)
+
+    def to_all(state: pb.ServingState, pin: pb.ModelPin) -> pb.ServingState:
+        return deployed(state, pin)
+
+    def to_some(state: pb.ServingState, pin: pb.ModelPin) -> pb.ServingState:
+        return with_canary(state, pin, canary or 0.0, time.time_ns() // 1_000, guardrails)
+
+    version = folder.name
+    return bring(
+        folder,
+        to_all if canary is None else to_some,
+        pb.DECISION_KIND_DEPLOY if canary is None else pb.DECISION_KIND_CANARY,
+        kafka=kafka,
+        triton=triton,
+        repository=repository,
+        digest=digest,
+        trust=trust,
+        promoted_only=promoted_only,
+        actor=actor,
+        reason=reason
+        or (
+            f"deploy version {version}" if canary is None else f"canary of version {version} for {canary:g} % of users"
+        ),
+        progress=progress,
+    )
+
+
+def bring(
+    folder: Path,
+    edit: Edit,
+    kind: pb.DecisionKind,
+    *,
+    kafka: str,
+    triton: str | None,
+    repository: Repository | None,
+    actor: str,
+    reason: str,
+    digest: str | None = None,
+    trust: Trust | None = None,
+    promoted_only: bool = False,
+    progress: Progress = SILENT,
+) -> DeployResult:
+    """Have a bundle in Triton beside all that serves, and announce the state that `edit` makes with its pin.
+
+    Args:
+        edit: the former state and the bundle's pin to the state after; asked twice, the second time with the state of
+            that moment.
+        the others: as in `deploy`.
+
+    Raises:
+        DeployError, UnavailableError: as in `deploy`.
+    """
+    clock = Clock(progress)
     clock.stage("verify bundle")
-    bundle = _load(folder, digest, trust)
-    manifest = bundle.manifest
+    bundle = open_bundle(folder, digest, trust)
+    manifest, pin = bundle.manifest, pin_of(bundle)
     clock.stage("read serving state")
     state = decisions.serving_state(kafka, manifest.usecase)
     if promoted_only and state.champion.digest != bundle.digest:
@@ -70,23 +137,18 @@ def deploy(
             f"refused: {manifest.name} version {manifest.version} was not promoted; ask the gate: millrace promote "
             f"{manifest.version}"
         )
-    worst, served_as = None, ""
+    wanted = loaded_pins(_edited(edit, state, pin))
+    placed = Placed()
     if triton is not None and repository is not None:
-        worst, served_as = _into_triton(bundle, state, triton, repository, clock)
+        placed = place(bundle, wanted, triton, repository, clock)
+        pin.triton_name = placed.served_as
     clock.stage("announce")
-    after = pb.ServingState(pin=pin_of(bundle))
-    after.pin.triton_name = served_as
-    if state.HasField("pin") and state.pin.digest != bundle.digest:
-        after.previous.CopyFrom(state.pin)
-    elif state.HasField("previous"):  # the same version again: what a rollback returns to stays
-        after.previous.CopyFrom(state.previous)
-    if state.HasField("champion"):
-        after.champion.CopyFrom(state.champion)
-    why = reason or f"deploy {manifest.name} version {manifest.version}"
-    decisions.publish(kafka, manifest.usecase, pb.DECISION_KIND_DEPLOY, after, reason=why, actor=actor)
+    after = decisions.change(
+        kafka, manifest.usecase, kind, lambda now: _edited(edit, now, pin), reason=reason, actor=actor
+    )
     if triton is not None and repository is not None:
-        _let_go(after, triton, repository)
-    return _result(manifest.usecase, after, worst, clock)
+        let_go(manifest.name, loaded_pins(after), triton, repository)
+    return result_of(manifest.usecase, after, placed, clock)
 
 
 def rollback(
@@ -102,7 +164,7 @@ def rollback(
     reason: str = "",
     progress: Progress = SILENT,
 ) -> DeployResult:
-    """Serve the version that served before. A second rollback returns to the first one.
+    """Serve the version that served before. A second rollback returns to the first one. A canary ends.
 
     Where the gate had promoted what serves, the former version is champion again, in the decision and in the registry:
     a later challenger is compared with what people get.
@@ -118,96 +180,32 @@ def rollback(
         RegistryError: the former version serves, and the registry could not be told.
         UnavailableError: Triton or Kafka does not answer.
     """
-    clock = _Clock(progress)
+    clock = Clock(progress)
     clock.stage("read serving state")
     state = decisions.serving_state(kafka, usecase)
-    if not state.HasField("previous"):
-        raise DeployError(f"{usecase}: no former version to return to; deploy one first")
-    former = state.previous
+    after = _rolled_back(usecase, state)
+    former = after.pin
     clock.stage("verify bundle")
-    bundle = _load(bundles / former.name / str(former.version), former.digest, trust)
-    worst, served_as = None, ""
+    bundle = open_bundle(bundles / former.name / str(former.version), former.digest, trust)
+    placed = Placed()
     if triton is not None and repository is not None:
-        worst, served_as = _into_triton(bundle, state, triton, repository, clock)
+        placed = place(bundle, loaded_pins(after), triton, repository, clock)
     clock.stage("announce")
-    after = pb.ServingState(pin=former, previous=state.pin)
-    after.pin.triton_name = served_as
-    dethroned = state.HasField("champion") and state.champion.digest == state.pin.digest
-    if state.HasField("champion"):
-        after.champion.CopyFrom(former if dethroned else state.champion)
     why = reason or f"rollback from version {state.pin.version} to {former.version}"
-    decisions.publish(kafka, usecase, pb.DECISION_KIND_ROLLBACK, after, reason=why, actor=actor)
+
+    def edit(now: pb.ServingState) -> pb.ServingState:
+        if now.pin != state.pin:
+            raise DeployError(f"{usecase}: another decision came first: version {now.pin.version} serves; look again")
+        back = _rolled_back(usecase, now)
+        back.pin.triton_name = placed.served_as
+        return back
+
+    after = decisions.change(kafka, usecase, pb.DECISION_KIND_ROLLBACK, edit, reason=why, actor=actor)
+    dethroned = state.HasField("champion") and state.champion.digest == state.pin.digest
     if dethroned and mlflow is not None:
         clock.stage("tell the registry")
         crown(mlflow, bundle)
-    return _result(usecase, after, worst, clock)
-
-
-def _into_triton(
-    bundle: Bundle, state: pb.ServingState, target: str, repository: Repository, clock: "_Clock"
-) -> tuple[float, str]:
-    """Version on disk, loaded beside the pinned one, golden rows equal. Undone if anything fails.
-
-    Returns the worst golden row, and Triton's name of the model.
-    """
-    manifest = bundle.manifest
-    name, version = repository.name_of(manifest), manifest.version
-    # What serves stays live beside the new one; if they are the same, what a rollback returns to does.
-    beside = state.previous if state.pin.version == version else state.pin
-    kept = {beside.version} & set(repository.versions(name)) if beside.name == manifest.name else set()
-    live = sorted(kept | {version})
-    with Triton(target) as triton:
-        triton.states(name)  # an absent server is found before anything is written
-        before = repository.read_config(name)
-        clock.stage("write repository")
-        added = repository.add(bundle)
-        try:
-            repository.configure(manifest, live)
-            clock.stage("load into Triton")
-            triton.load(name)
-            triton.wait_ready(name, live)
-            clock.stage("score golden rows")
-            scores = triton.score(manifest, version, bundle.golden.features, bundle.golden.ints, name=name)
-            return check_golden(f"{name}/{version} through Triton", bundle.golden.scores, scores), name
-        except (PipelineError, BundleError) as exc:
-            _undo(triton, repository, name, before, version if added else None)
-            raise exc if isinstance(exc, PipelineError) else DeployError(str(exc)) from exc
-
-
-def _let_go(after: pb.ServingState, target: str, repository: Repository) -> None:
-    """Unload what has other inputs than the versions that serve or are returned to: nobody asks for it any more."""
-    wanted = {after.pin.version, after.previous.version}
-    with Triton(target) as triton:
-        for name in repository.idle(after.pin.name, wanted):
-            try:
-                triton.unload(name)
-            except PipelineError:
-                continue  # what was decided holds; it stays loaded, and the next deploy tries again
-            repository.drop(name)
-
-
-def _undo(triton: Triton, repository: Repository, name: str, config: bytes | None, added: int | None) -> None:
-    """Former configuration first, so that the bad version is no longer asked for; then its files go.
-
-    A refused version that stayed would stop a restart of Triton.
-    """
-    repository.restore_config(name, config)
-    try:
-        if config is None:
-            triton.unload(name)
-        else:
-            triton.load(name)
-    except PipelineError:
-        pass  # the first failure is the one to tell; on disk all is as before
-    if added is not None:
-        repository.remove(name, added)
-
-
-def _load(folder: Path, digest: str | None, trust: Trust | None) -> Bundle:
-    try:
-        return load_bundle(folder, digest=digest, trust=trust)
-    except BundleError as exc:
-        raise DeployError(f"refused: {exc}") from exc
+    return result_of(usecase, after, placed, clock)
 
 
 def pin_of(bundle: Bundle) -> pb.ModelPin:
@@ -222,36 +220,34 @@ def pin_of(bundle: Bundle) -> pb.ModelPin:
     )
 
 
-def _result(usecase: str, after: pb.ServingState, worst: float | None, clock: "_Clock") -> DeployResult:
+def result_of(usecase: str, after: pb.ServingState, placed: Placed, clock: Clock) -> DeployResult:
+    """What `after` says, and how long it took to get there."""
     stages = clock.finish()
+    canary = after.canary if after.HasField("canary") else None
     return DeployResult(
         usecase=usecase,
         name=after.pin.name,
         version=after.pin.version,
         digest=after.pin.digest,
         previous_version=after.previous.version if after.HasField("previous") else None,
-        triton_max_abs=worst,
+        triton_max_abs=placed.worst,
         seconds=sum(stages.values()),
+        canary_version=None if canary is None else canary.pin.version,
+        canary_percent=None if canary is None else canary.percent,
+        shadow_version=after.shadow.pin.version if after.HasField("shadow") else None,
         stages=stages,
     )
 
 
-class _Clock:
-    """Times the steps and tells them to `progress`."""
+def _edited(edit: Edit, state: pb.ServingState, pin: pb.ModelPin) -> pb.ServingState:
+    try:
+        return edit(state, pin)
+    except StateError as exc:
+        raise DeployError(f"refused: {exc}") from exc
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._stages: dict[str, float] = {}
-        self._open: tuple[str, float] | None = None
 
-    def stage(self, name: str) -> None:
-        self.finish()
-        self._progress.stage(name)
-        self._open = (name, time.monotonic())
-
-    def finish(self) -> dict[str, float]:
-        if self._open is not None:
-            name, since = self._open
-            self._stages[name] = time.monotonic() - since
-            self._open = None
-        return self._stages
+def _rolled_back(usecase: str, state: pb.ServingState) -> pb.ServingState:
+    try:
+        return rolled_back(state)
+    except StateError as exc:
+        raise DeployError(f"{usecase}: {exc}") from exc
