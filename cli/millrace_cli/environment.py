@@ -8,9 +8,9 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from millrace_cli import output
+from millrace_cli import output, secured
 from millrace_cli.errors import BadInput, EnvironmentAtFault, GateSaidNo
 
 if TYPE_CHECKING:
@@ -105,17 +105,20 @@ def _nothing(amount: float) -> None:
 
 
 def gateway(settings: Settings) -> str:
-    """host:port of the stack's gateway."""
-    from servicekit import ports
-
-    return f"127.0.0.1:{settings.port(ports.GRPC['gateway'])}"
+    """The stack's gateway as `RankingClient` takes it: host:port, or with what a secured one wants to see."""
+    return secured.target(settings, endpoint(settings, "gateway"))
 
 
 def collector(settings: Settings) -> str:
-    """host:port of the stack's collector."""
+    """The stack's collector as `EventClient` takes it."""
+    return secured.target(settings, endpoint(settings, "collector"))
+
+
+def endpoint(settings: Settings, service: Literal["gateway", "collector"]) -> str:
+    """host:port of a service's gRPC endpoint."""
     from servicekit import ports
 
-    return f"127.0.0.1:{settings.port(ports.GRPC['collector'])}"
+    return f"127.0.0.1:{settings.port(ports.GRPC[service])}"
 
 
 def flush_archiver(settings: Settings) -> dict[str, Any]:

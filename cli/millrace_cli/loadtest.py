@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from millrace_cli import environment, output
+from millrace_cli import environment, output, secured
 from millrace_cli.ask import At, event_time_us
 from millrace_cli.errors import BadInput, EnvironmentAtFault, GateSaidNo
 from millrace_cli.stack import Json
@@ -89,7 +89,8 @@ def run(
         with environment.translated():
             loaded = journal.read(settings.home, usecase)
         time_us = event_time_us(at, None if loaded is None else loaded.newest_us)
-        address = target or environment.gateway(settings)
+        address = target or environment.endpoint(settings, "gateway")
+        access = None if target else secured.loadtest_access(settings)
         _require(address)
         items, users = catalogue_ids(settings, usecase)
         spent = (plan.seconds if seconds is None else seconds) + (plan.warmup_s if warmup_s is None else warmup_s)
@@ -98,7 +99,7 @@ def run(
             return run_loadtest(
                 address, usecase, rate, seconds, candidates,
                 items or None, users or None, targets, settings.reports, warmup_s, deadline_ms, _Follow(advance),
-                suite=suite, time_us=time_us,
+                suite=suite, time_us=time_us, access=access,
             )  # fmt: skip
     except loadtest_errors.BadInput as exc:
         raise BadInput(str(exc)) from exc

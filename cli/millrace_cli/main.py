@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "consistency": ("millrace_cli.consistency:consistency", "Compare what was served with what the log says."),
     "rebuild": ("millrace_cli.rebuild:rebuild", "Make derived state from what was archived: anew, or a next revision."),
     "retire": ("millrace_cli.retire:retire", "Give a former revision's derived state up."),
+    "certs": ("millrace_cli.certs:app", "Make certificates and token keys for development."),
     "bench": ("millrace_cli.bench:app", "Measure one part, beside what one would take instead."),
     "doctor": ("millrace_cli.doctor:doctor", "Say what this machine has, what it lacks, and who needs it."),
 }

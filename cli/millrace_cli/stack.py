@@ -18,14 +18,23 @@ def up(
     profile: Annotated[
         str | None, typer.Option(help="embedded or real; by default real where Java 17 and Maven are found.")
     ] = None,
+    secured: Annotated[
+        bool | None,
+        typer.Option(
+            "--secured/--plaintext",
+            help="Whether gateway and collector ask for certificates and tokens; by default as before, at first not.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Start the stack and wait until all of it works. What runs already is kept."""
     from millrace_cli import settings as environment
+    from millrace_cli.secured import choose
 
     if profile not in (None, "embedded", "real"):
         raise BadInput(f"--profile {profile}: take embedded or real")
     settings = environment.load()
+    choose(settings, secured)
     done = start(profile)  # type: ignore[arg-type]  # checked above
     parts = [*done.plan.given, *(part.name for part in done.plan.components)]
     for note in done.notes:
@@ -47,7 +56,7 @@ def start(profile: "Profile | None") -> "Up":
     from local_stack.plan import Options
     from local_stack.supervisor import up as bring_up
 
-    from millrace_cli import revisions
+    from millrace_cli import revisions, secured
     from millrace_cli import settings as environment
 
     settings = environment.load()
@@ -71,7 +80,10 @@ def start(profile: "Profile | None") -> "Up":
         more_topics=revisions.Revisions.read(settings).topics(list(usecases)),
         models=settings.models,
         profile=profile,
-        defaults={} if settings.env == "production" else {"MILLRACE_ALLOW_REQUEST_TIME": "true"},
+        defaults={
+            **({} if settings.env == "production" else {"MILLRACE_ALLOW_REQUEST_TIME": "true"}),
+            **secured.server_settings(settings),
+        },
     )
     with output.steps("up") as tell:
         try:
