@@ -88,8 +88,9 @@ class Shown:
     `item_ids` uint64 (n,), `scores` and `propensities` float32 (n,), 0 where not shown, and `reasons` run over
     the n candidates, the shown first, in shown order. `features` float32 (n, F), `item_ints` int64 (n, I) and
     `rule_codes` uint32 (n, codes that `rules` read) are still in the order they were made in: candidate k has row
-    `order[k]`. `user_ints` int64 (U,). `model` scored; None on a rung without one. `unknown` bool (n,), candidates
-    that the rung knew nothing of; None: it knew of all.
+    `order[k]`. `user_ints` int64 (U,). `model`: whose graphs scored on the rungs with a model, and whose item
+    vectors told what is alike; None before the first deploy. `unknown` bool (n,), candidates that the rung knew nothing
+    of; None: it knew of all.
     """
 
     ranking: Ranking

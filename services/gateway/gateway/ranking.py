@@ -259,7 +259,7 @@ class Ranker:
                     propensities=ordered.propensities,
                     rule_codes=inputs.items.codes.take(choice.rules.reranker.columns, axis=1),
                     rules=choice.rules,
-                    model=choice.model if climb.rung in _BY_MODEL else None,
+                    model=choice.model,
                     unknown=None if scored.last is None else scored.last[order],
                     features=inputs.assembled.features,
                     user_ints=inputs.assembled.user_ints,

@@ -94,13 +94,15 @@ def test_an_impression_holds_what_the_rules_read(world: Any) -> None:
     assert 0.5 == Rules.parse(message.rules).rerank[0].max_share.share
 
 
-def test_a_rung_without_a_model_names_no_bundle_and_what_it_did_not_know(world: Any) -> None:
-    """Item 99 is in no catalogue: the popular order puts it last, and the impression says why."""
+def test_a_rung_without_a_model_says_what_it_did_not_know(world: Any) -> None:
+    """Item 99 is in no catalogue: the popular order puts it last, and the impression says why. The bundle is named: its
+    item vectors may have told what is alike.
+    """
     world.model.raises = world.local.raises = Unavailable("error")
     world.rank(99, 1, 2)
     message = pb.Impression.FromString(encode(world.sink.shown[0], "tiny", full=True))
 
-    assert (pb.RUNG_POPULAR, "", 0) == (message.rung, message.model_digest, message.model_version)
+    assert (pb.RUNG_POPULAR, "d" * 64, 0) == (message.rung, message.model_digest, message.model_version)
     assert ([2, 1, 99], [False, False, True]) == (list(message.item_ids), list(message.unknown))
 
 
