@@ -1,7 +1,7 @@
 """Sampled impressions from the lake, and those that are recomputed together."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,15 +41,23 @@ class Logged:
         return bool(self.interactions_offset or self.users_offset)
 
 
-def sample(lake: Lake, layout: Layout, most: int, seed: int) -> tuple[list[Logged], dict[str, int]]:
-    """At most so many impressions of this layout, drawn by request id, and how many were passed over, by reason."""
-    frame = lake.scan("impressions").select("request_id", "layout_hash", "log_id", "partition", "offset").collect()
+def sample(
+    lake: Lake, layout: Layout, most: int, seed: int, request_ids: Collection[int] | None = None
+) -> tuple[list[Logged], dict[str, int]]:
+    """At most so many impressions of this layout, drawn by request id, and how many were passed over, by reason.
+
+    `request_ids`: of these requests alone.
+    """
+    rows = lake.scan("impressions").select("request_id", "layout_hash", "log_id", "partition", "offset")
+    if request_ids is not None:
+        rows = rows.filter(pl.col("request_id").is_in(pl.Series(sorted(request_ids), dtype=pl.UInt64).implode()))
+    frame = rows.unique("request_id", keep="any").collect()  # a shadow's has the same inputs
     own = frame.filter(pl.col("layout_hash") == layout.layout_hash)
     skipped = Counter({"another layout": frame.height - own.height})
     drawn = own.sort(pl.col("request_id").hash(seed), "request_id").head(most)
-    rows = lake.scan("impressions").join(drawn.lazy(), on=["log_id", "partition", "offset"], how="semi").collect()
+    whole = lake.scan("impressions").join(drawn.lazy(), on=["log_id", "partition", "offset"], how="semi").collect()
     found = []
-    for row in rows.iter_rows(named=True):
+    for row in whole.iter_rows(named=True):
         logged = _logged(row, layout)
         if logged is None:
             skipped["logged without features"] += 1

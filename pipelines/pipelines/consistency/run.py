@@ -1,7 +1,7 @@
 """The consistency job: sample, recompute, compare, report."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from definitions.layout import Layout
@@ -28,9 +28,12 @@ def run(
     impressions: int = SAMPLE,
     age_tolerance_s: float = AGE_TOLERANCE_S,
     seed: int = 0,
+    request_ids: Collection[int] | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Compare at most so many logged impressions of this layout with recomputations from the lake alone.
+
+    `request_ids`: those of these requests alone.
 
     `logic`: cells that neither the logged offsets nor ties explain. `mismatch_rate`: share of cells that were further
     behind than the tolerance, or wrong; `inside_rate`: behind within it; `missing_rate`: served as if there were no
@@ -42,7 +45,7 @@ def run(
     """
     usecase = layout.usecase
     progress.stage("read impressions")
-    sampled, skipped = sample(lake, layout, impressions, seed)
+    sampled, skipped = sample(lake, layout, impressions, seed, request_ids)
     compared = Comparison(layout, round(age_tolerance_s * 1e6))
     counted: Counter[str] = Counter(skipped)
     done: list[Logged] = []
