@@ -1,26 +1,35 @@
 """Experiments on simulated users: how often they err where there is nothing, and whether they find what there is."""
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from definitions.assignment import Split, assigned, place
+from definitions.events import EventColumns
 from definitions.interleaving import team_draft
+from definitions.usecase import find_usecase
 from millrace.decisions.v1 import decisions_pb2 as pb
+from millrace.events.v1 import events_pb2
 from pipelines.experiments import sequential
 from pipelines.experiments.comparing import ALPHA, Estimate, compare, estimate, p_value
-from pipelines.experiments.design import Metric
+from pipelines.experiments.design import Design, Metric, metrics_of
 from pipelines.experiments.interleaving import Preference, preference
-from pipelines.experiments.judging import ALARM, sample_ratio_p
+from pipelines.experiments.judging import ALARM, judge, sample_ratio_p
+from pipelines.experiments.page import render
 from pipelines.experiments.reading import Units
 from simulator.policies import Greedy, Serving, Softmax, ViewScorer
 from simulator.profile import DAY_US, profile_of
 from simulator.reacting import Slates
 from simulator.running import Kept, run
 from simulator.world import Requests, World, WorldSpec
+from stores.offline import Lake
+from stores.offline.rows import impressions_table, interactions_table
 
 pytestmark = pytest.mark.sim
+USECASES = Path(__file__).parents[2] / "usecases"
 
 RUNS = 5_000
 WORLDS, USERS, REQUESTS, SLOTS = 5, 800, 16, 5
@@ -281,3 +290,73 @@ def test_interleaving_two_equal_rankings_prefers_neither() -> None:
 
     assert sum(each.p < ALPHA for each in found) <= 5  # P(> 5 of 40 at 5 %) = 1.4 %
     assert 10 <= sum(each.value > 0 for each in found) <= 30
+
+
+def test_the_whole_way_from_the_lake_to_the_page(tmp_path: Path) -> None:
+    """Impressions and events as the archiver writes them; the better arm is found, and the page says so."""
+    spec = spec_of(31, users=1_200)
+    usecase, split = find_usecase("movies", USECASES), Split.of(HALVES)
+    arms = assigned(split, np.arange(1, spec.users + 1, dtype=np.uint64))
+    worse, better = matching(spec, temperature=2.0), Greedy(ViewScorer(World(spec).views), SLOTS)
+    logs = [Log(spec, run(spec, _from(spec, worse, policy), REQUESTS)) for policy in (better, worse)]
+    lake = archived(Lake(tmp_path / "lake", "movies"), logs, arms)
+
+    found = judge(lake, usecase, Design.of(HALVES))
+    page = render(found, metrics_of(usecase), usecase="movies")
+
+    assert {"new": "better"} == found.verdicts
+    assert () == found.checks.void
+    assert 0 == found.checks.moved == found.checks.misplaced
+    assert found.found[0].cuped
+    assert 5 <= len(found.looks["new"]) <= 30
+    assert "new is better than control" in page
+    assert page.count("<svg") == 2
+    assert json.dumps(found.as_dict(), allow_nan=False)
+    half = judge(archived(Lake(tmp_path / "lost", "movies"), logs, arms, lost=0.3), usecase, Design.of(HALVES))
+    assert {"new": "void"} == half.verdicts
+    assert "sample ratio mismatch" in half.checks.void[0]
+
+
+HALVES = pb.Experiment(
+    name="greedy",
+    layer="rules",
+    arms=[pb.Arm(name="new", share=0.5), pb.Arm(name="control", share=0.5)],
+    primary="reward_per_user",
+    planned_users=1_200,
+    control="control",
+)
+
+
+def archived(lake: Lake, logs: list[Log], arms: npt.NDArray[np.int64], *, lost: float = 0.0) -> Lake:
+    """What two worlds of the same users leave: those of the arm's own; a share of the first arm's users is `lost`."""
+    chance = np.random.default_rng(3).random(len(arms))
+    shown: list[events_pb2.Impression] = []
+    columns: list[EventColumns] = []
+    for arm, log in enumerate(logs):
+        requests, happened = log.kept.requests, log.kept.happened
+        kept = (arms[requests.user] == arm) & ((arm > 0) | (chance[requests.user] >= lost))
+        names = ["new", "control"]
+        for row in np.flatnonzero(kept).tolist():
+            time_us = int(requests.time_us[row])
+            shown.append(
+                events_pb2.Impression(
+                    request_id=arm << 40 | row + 1, user_id=int(requests.user[row]) + 1, time_us=time_us,
+                    rung=events_pb2.RUNG_MODEL, arm=f"greedy={names[arm]}" if time_us >= log.begin_us else "",
+                    stages=[events_pb2.StageTiming(stage="model", micros=500 + row % 50)],
+                )
+            )  # fmt: skip
+        mine = kept[happened.row]
+        count = int(mine.sum())
+        columns.append(
+            EventColumns.of(
+                count, event_id=happened.event_id[mine], user_id=happened.user[mine] + 1,
+                item_id=happened.item[mine] + 1, action=happened.reaction[mine] + 1, value=happened.value[mine],
+                event_time_us=happened.time_us[mine], request_id=(arm << 40) + happened.row[mine] + 1,
+                offset=np.arange(count) + sum(map(len, columns)), timestamp_us=np.ones(count, np.int64),
+            )
+        )  # fmt: skip
+    rows = impressions_table("log", 0, [(offset, 1) for offset in range(len(shown))], shown)
+    lake.append("impressions", rows, app_id="i", version=len(shown))
+    for part in columns:
+        lake.append("interactions", interactions_table("log", part), app_id="e", version=int(part.offset[-1]) + 1)
+    return lake

@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from pipelines.evaluation.calibration import Curve
 from pipelines.evaluation.intervals import Interval
@@ -27,8 +28,8 @@ _STYLE: Any = {  # matplotlib types its keys one by one
 _WIDTH = 7.6  # inches
 
 
-def intervals(rows: Sequence[tuple[str, Interval]], label: str, *, zero: bool = False) -> str:
-    """One point and its interval a row, first row on top; `zero`: with a line at 0, for gains."""
+def intervals(rows: Sequence[tuple[str, Interval]], label: str, *, zero: bool = False, percent: bool = False) -> str:
+    """One point and its interval a row, first row on top; `zero`: with a line at 0, for gains; `percent`: of shares."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure(0.34 * len(rows) + 0.9)
         for place, (_, each) in enumerate(rows):
@@ -42,6 +43,8 @@ def intervals(rows: Sequence[tuple[str, Interval]], label: str, *, zero: bool = 
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(label)
+        if percent:
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         return _svg(figure)
 
 
@@ -92,6 +95,26 @@ def by_lag(labels: Sequence[str], values: Sequence[Interval], retrained: Mapping
         axes.set_xlabel("how late the features are")
         axes.set_ylabel(label)
         axes.legend(frameon=False, loc="lower left")
+        return _svg(figure)
+
+
+def over_time(days: Sequence[float], curves: Mapping[str, Sequence[Interval]], label: str) -> str:
+    """How estimates and their intervals went, one band a name, over days since the first estimate; with a line at 0."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(3.4)
+        for colour, (name, values) in zip(COLOURS, curves.items(), strict=False):
+            at = np.asarray(days)[len(days) - len(values) :]
+            low, high = np.array([each.low for each in values]), np.array([each.high for each in values])
+            axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
+            axes.plot(at, [each.value for each in values], "o-", ms=4, color=colour, label=name)
+        axes.axhline(0, color=INK, lw=1)
+        axes.grid(axis="x", visible=False)
+        axes.grid(axis="y", color=GRID)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_xlabel("days since the first of them")
+        axes.set_ylabel(label)
+        if len(curves) > 1:
+            axes.legend(frameon=False, loc="upper right")
         return _svg(figure)
 
 
