@@ -61,6 +61,9 @@ class Manifest(_Frozen):
     trials: int | None = Field(default=None, ge=1, description="settings that were tried before these were kept")
     leaks: dict[str, bool] | None = Field(default=None, description="structural leak check -> held, at training")
     metrics: dict[str, dict[str, float | None]] = Field(description="model -> metric -> value on the test rows")
+    rungs: dict[str, float | None] | None = Field(
+        default=None, description="rung of the gateway's ladder -> NDCG@10 of the test rows in its order"
+    )
     parity: dict[str, float] = Field(description="e.g. onnx.max_abs, onnx.flips, rows")
     created_us: int
     files: dict[str, str] = Field(default_factory=dict, description="file name -> sha256 in hex, filled on writing")

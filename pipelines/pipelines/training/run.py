@@ -3,7 +3,7 @@
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from pipelines.training.ladder import LINEAR, TREES, Ladder, fit_ladder
 from pipelines.training.leaks import refuse, structural
 from pipelines.training.negatives import thin_negatives
 from pipelines.training.recomputed import mismatch_of_logged
+from pipelines.training.rungs import rung_quality
 
 GOLDEN_ROWS = 256
 # Beside other work on 2 cores, LightGBM's second thread spins: 40 s of CPU for what one thread does in 2 (measured,
@@ -135,7 +136,9 @@ def train(
     with tempfile.TemporaryDirectory(prefix="millrace-train-") as aside:
         exported = _export(ladder, examples, split, Path(aside))
         manifest = _manifest(usecase, layout, ladder, examples, split, log, exported.worst, name, version, seed)
-        manifest = manifest.model_copy(update={"leaks": {found.check: found.holds for found in findings}})
+        leaks = {found.check: found.holds for found in findings}
+        rungs = _rungs(layout, log, ladder, examples, split, seed)
+        manifest = manifest.model_copy(update={"leaks": leaks, "rungs": rungs})
         rows = {part: int(getattr(split, part).sum()) for part in ("fit", "valid", "test")}
         licence = known.licence if known else licence
         quality = _quality(ladder, examples, split)
@@ -232,6 +235,20 @@ def _manifest(
         parity={"onnx.max_abs": worst.max_abs, "onnx.flips": worst.flips, "rows": worst.rows},
         created_us=time.time_ns() // 1000,
     )
+
+
+def _rungs(
+    layout: Layout, log: Log, ladder: Ladder, examples: Examples, split: Split, seed: int
+) -> Mapping[str, float | None]:
+    """What the gateway's rungs are worth on the test rows."""
+    features, ints = examples.features[split.test], ladder.ints[split.test]
+    return rung_quality(
+        layout, log, examples, split,
+        model=ladder.trees.score(features, ints),
+        fallback=ladder.linear.score(features, ints),
+        score=lambda rows, user, item: ladder.trees.score(rows, ladder.inputs.ints_of(layout, user, item)),
+        seed=seed,
+    )  # fmt: skip
 
 
 def _quality(ladder: Ladder, examples: Examples, split: Split) -> card.Quality:

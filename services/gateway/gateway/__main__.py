@@ -32,6 +32,7 @@ from gateway.impressions import check_largest
 from gateway.local_model import Worker
 from gateway.metrics import Metrics
 from gateway.servicer import SERVICE, RankingServicer
+from gateway.query import Rung
 from gateway.ranking import Ranker
 from gateway.serving import Common, Serving, Shared
 from gateway.settings import Settings
@@ -107,6 +108,8 @@ class Gateway:
             self._switches, lambda *labels: self._metrics.bundles.labels(*labels).inc(), self._refused_as_bad
         )
         self._decisions = DecisionsReader(decisions, settings.kafka, self._fail)
+        for name, switch in self._switches.items():
+            self._metrics.quality(name, partial(_quality, switch))
         self._guards = {name: self._guard(name, switch, decisions) for name, switch in self._switches.items()}
         self._loop = asyncio.get_running_loop()
 
@@ -203,6 +206,12 @@ class Gateway:
 
     def _watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         self._metrics.watch(self._kit.registry, name, text, value)
+
+
+def _quality(switch: Switch, rung: Rung) -> float | None:
+    """What the bundle that is pinned says of a rung."""
+    in_force = switch.in_force
+    return None if in_force is None or in_force.pin is None else in_force.pin.rungs.get(rung.value)
 
 
 def _register(servicer: RankingServicer, server: grpc.aio.Server) -> list[str]:

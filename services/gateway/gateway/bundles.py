@@ -69,6 +69,7 @@ class BundleLoader:
                 ints=IntInputs.of(bundle, layout),
                 layout=layout,
                 sources=sources_of(bundle.retrieval()),
+                rungs=manifest.rungs or {},
                 golden=(bundle.golden.features, bundle.golden.ints if manifest.int_names else None),
             )
         except (BundleError, ImpressionTooLarge) as exc:

@@ -22,8 +22,10 @@ LOCAL_CAP_S: Final = 0.003  # of a 50 ms deadline; longer deadlines wait in prop
 LOCAL_SHARE: Final = 0.06
 PRECOMPUTED_CAP_S: Final = 0.050
 PRECOMPUTED_RESERVE_S: Final = 0.002
-# Not the dependency's health: a model that is wrong, a limit of ours, a pin that points to nothing.
-_NO_STRIKE: Final[frozenset[Reason]] = frozenset({"in_flight", "bad_scores", "unknown_version", "off"})
+# Not the dependency's health: a limit of ours, or nobody asked.
+_NO_STRIKE: Final[frozenset[Reason]] = frozenset({"in_flight", "off"})
+# The dependency is well: what it runs is wrong, or is not there.
+_ANSWERED: Final[frozenset[Reason]] = frozenset({"bad_scores", "unknown_version"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,9 @@ class ModelStep:
             scores = await _run(job.active, local=False, job=job, budget_s=budget_s)
         except Unavailable as left:
             health.failed(left.reason)
-            if left.reason not in _NO_STRIKE:
+            if left.reason in _ANSWERED:
+                self._breaker.succeeded()
+            elif left.reason not in _NO_STRIKE:
                 self._breaker.failed(timeout=left.reason == "time")
             raise
         health.scored(began, scores)

@@ -1,8 +1,9 @@
 """The gateway's own metrics. Labels are bound once: looking them up costs more than counting."""
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -34,6 +35,12 @@ class Metrics:
             ["usecase", "revision"],
             registry=registry,
         )
+        self._quality = Gauge(
+            "gateway_rung_ndcg_at_10",
+            "What a rung's answers are worth: NDCG@10 on the served bundle's test rows; NaN where it does not say.",
+            ["usecase", "rung"],
+            registry=registry,
+        )
         self._left = counter("rung_left", "Rungs passed over.", "rung", "reason")
         self._tied = counter("tied_rows", "Rows whose values may count events at or after the request's time.")
         self._rows = counter("user_rows", "Reads of user rows by outcome.", "outcome")
@@ -59,6 +66,16 @@ class Metrics:
             return
         with suppress(KeyError):
             self._layouts.remove(usecase, str(revision))
+
+    def quality(self, usecase: str, of: Callable[[Rung], float | None]) -> None:
+        """What each rung is worth, asked at each scrape: beside its share of `gateway_requests_total`."""
+
+        def value(rung: Rung) -> float:
+            found = of(rung)
+            return math.nan if found is None else found
+
+        for rung in Rung:
+            self._quality.labels(usecase, rung.value).set_function(partial(value, rung))
 
     def rung_left(self, rung: Rung, reason: Reason) -> None:
         """A rung was passed over."""

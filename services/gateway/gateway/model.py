@@ -1,5 +1,6 @@
 """What serves one use case at the moment: one frozen object, swapped as one reference."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,7 +41,7 @@ class ActiveModel:
     """The pinned model: rung MODEL by `model`, rung LOCAL_MODEL by `local`. Requests keep the one they began with.
 
     `layout`: what its rows and inputs are made by. `health`: how it did lately, on whatever rung and for whomever.
-    `sources`: what the bundle finds candidates with.
+    `sources`: what the bundle finds candidates with. `rungs`: rung -> NDCG@10 that the bundle says of its answers.
     `golden`: rows that came with the bundle, features float32 (k, F) and ints int64 (k, K) as the graph takes them.
     """
 
@@ -53,6 +54,7 @@ class ActiveModel:
     layout: Layout
     health: Health = field(default_factory=Health)
     sources: BundleSources = NO_SOURCES
+    rungs: Mapping[str, float | None] = field(default_factory=dict)
     golden: tuple[Floats, Ints | None] | None = None
 
 

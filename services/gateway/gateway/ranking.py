@@ -45,6 +45,10 @@ class Items(Protocol):
         """Columns of uint64 (n,) items at a time; unknown items are empty."""
         ...
 
+    def not_deleted(self, item_ids: Ids) -> Ids:
+        """Those that the catalogue has not taken away; items that it never had stay."""
+        ...
+
     def known(self, item_ids: Ids) -> npt.NDArray[np.bool_]:
         """Whether each is in the catalogue, bool (n,)."""
         ...
@@ -149,7 +153,7 @@ class Ranker:
         popularity = self._items.popularity
         eligible = self._eligible(query, choice.rules, row, time_us)
         found = None if query.item_ids is not None else self._found(query, choice, row, time_us, eligible)
-        candidates = _distinct(query.item_ids) if found is None else found.item_ids  # type: ignore[arg-type]
+        candidates = self._items.not_deleted(_distinct(query.item_ids)) if found is None else found.item_ids  # type: ignore[arg-type]
         watch.lap("retrieval")
         inputs = self._inputs(query, row, candidates, time_us)
         if inputs.assembled.tied:

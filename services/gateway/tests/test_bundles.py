@@ -1,6 +1,7 @@
 """From a pin to a model: real bundles on disk, honest and not."""
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from definitions.layout import Layout
 from gateway.bundles import BundleLoader, InProcess, InTriton
 from gateway.errors import BundleRefused
 from gateway.local_model import Worker
+from gateway.metrics import Metrics
 from gateway.triton import TritonClient, TritonModel
 from millrace.decisions.v1 import decisions_pb2 as pb
 from onnx import TensorProto, helper, numpy_helper
+from prometheus_client import CollectorRegistry
 
 Write = Callable[..., pb.ModelPin]
 
@@ -93,6 +96,23 @@ def test_where_keys_are_required_an_unsigned_bundle_is_refused(
 
     with pytest.raises(BundleRefused, match="is not signed"):
         BundleLoader(tmp_path / "bundles", layout.usecase, InProcess(worker), worker, trust)(pin)
+
+
+def test_what_the_bundle_says_of_its_rungs_is_a_metric(write: Write, load: BundleLoader) -> None:
+    """Asked at each scrape, so that it is of what serves then; a rung that nobody measured is not a number."""
+    registry = CollectorRegistry()
+    serving = [load(write(rungs={"MODEL": 0.82, "POPULAR": None}))]
+    Metrics(registry).quality("tiny", lambda rung: serving[0].rungs.get(rung.value))
+
+    def shown(rung: str) -> float | None:
+        return registry.get_sample_value("gateway_rung_ndcg_at_10", {"usecase": "tiny", "rung": rung})
+
+    assert [0.82, True, True] == [
+        shown("MODEL"),
+        *(math.isnan(shown(rung) or 0) for rung in ("POPULAR", "LOCAL_MODEL")),
+    ]
+    serving[0] = load(write(2, rungs={"MODEL": 0.9}))
+    assert 0.9 == shown("MODEL")
 
 
 def test_a_good_bundle_gives_both_rungs(write: Write, load: BundleLoader, layout: Layout) -> None:

@@ -132,6 +132,22 @@ def test_five_timeouts_open_the_breaker_and_probes_close_it(world: Any) -> None:
     assert Rung.MODEL == world.rank(1, 2).rung
 
 
+def test_a_model_that_answers_nonsense_leaves_the_breaker_alone(world: Any) -> None:
+    """Triton is well; and if the breaker was open, three such answers close it as good ones would."""
+    world.model.raises = Unavailable("time")
+    for _ in range(5):
+        world.rank(1)
+    assert world.model_breaker.is_open
+    world.model.raises = Unavailable("bad_scores")
+    for _ in range(3):
+        world.clock.now += 1.0
+        world.rank(1)
+    assert not world.model_breaker.is_open
+    for _ in range(40):
+        world.rank(1)
+    assert not world.model_breaker.is_open
+
+
 def test_without_models_the_nightly_list_orders_the_items(world: Any) -> None:
     """Stored scores first, items outside the list last, and the list's model named."""
     world.active = None
@@ -223,6 +239,21 @@ def test_a_deleted_item_is_recommended_by_no_rung(world: Any) -> None:
     assert 10 not in ids(world.recommend(limit=10))
     world.active = None
     assert 10 not in ids(world.recommend(limit=10))
+
+
+def test_a_deleted_item_is_ranked_by_no_rung(world: Any) -> None:
+    """At once, whatever the caller asks for; an item that the catalogue never had is ranked as an unknown one."""
+    world.lists.lists[USER] = stored(10, 9)
+    world.items.take_items(0, [LogRecord(99, -1, (10).to_bytes(8, "big"), None)])
+    rungs = []
+    for spoil in (lambda: None, lambda: setattr(world.model, "raises", Unavailable("error")),
+                  lambda: setattr(world.local, "raises", Unavailable("error")), world.lists.lists.clear):  # fmt: skip
+        spoil()
+        ranking = world.rank(10, 9, 8, 777)
+        rungs.append(ranking.rung)
+        assert {9, 8, 777} == set(ids(ranking))
+    assert list(Rung) == rungs
+    assert ([], "no_candidates") == (ids(world.rank(10)), world.rank(10).reason)
 
 
 def test_an_empty_catalogue_gives_an_empty_list_with_its_reason(make_world: Any) -> None:
