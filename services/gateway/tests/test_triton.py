@@ -212,6 +212,7 @@ async def test_hundreds_of_orphans_leave_nothing_behind(triton: tuple[FakeTriton
         await asyncio.sleep(0.005)
         return await sums(request, context)
 
+    await model(client).score(FEATURES, None, 5.0)  # the connection is there
     fake.behaviour = slow
     for _ in range(8):
         ended = await asyncio.gather(
@@ -221,7 +222,7 @@ async def test_hundreds_of_orphans_leave_nothing_behind(triton: tuple[FakeTriton
         await client.drained(5.0)
     fake.behaviour = sums
     assert ROWS == len(await model(client).score(FEATURES, None, 5.0))
-    assert (257, 0, 0) == (fake.answered, fake.cancelled, client.in_flight)
+    assert (258, 0, 0) == (fake.answered, fake.cancelled, client.in_flight)
     await client.close(1.0)
 
 
@@ -261,3 +262,45 @@ async def test_a_server_that_comes_back_is_found_again() -> None:
     await asyncio.wait_for(until_answered(), 5.0)
     await client.close(1.0)
     await server.stop(None)
+
+
+async def test_a_server_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes calls and pings and answers nothing, as a stopped process does: its calls end as errors, not in time."""
+    monkeypatch.setattr("gateway.triton._PING_EVERY_S", 0.02)
+    monkeypatch.setattr("gateway.triton._PING_ANSWER_S", 0.02)
+    held: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: held.append(writer), "127.0.0.1", 0)
+    client = TritonClient(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    with pytest.raises(Unavailable) as caught:
+        await model(client).score(FEATURES, None, 30.0)
+    assert "error" == caught.value.reason
+    await client.close(1.0)
+    for writer in held:
+        writer.close()
+    server.close()
+
+
+async def test_a_call_whose_connection_breaks_is_made_again(triton: tuple[FakeTriton, str]) -> None:
+    """The first connection is cut after the request; the second attempt answers within the same budget."""
+    host, port = triton[1].split(":")
+    cut = False
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal cut
+        there, back = await asyncio.open_connection(host, int(port))
+        first, cut = not cut, True
+
+        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65_536):
+                if first and source is there:
+                    break
+                sink.write(data)
+            sink.close()
+
+        await asyncio.gather(copy(reader, back), copy(there, writer), return_exceptions=True)
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    client = TritonClient(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    assert FEATURES.sum(axis=1).tolist() == (await model(client).score(FEATURES, None, 5.0)).tolist()
+    await client.close(1.0)
+    server.close()
