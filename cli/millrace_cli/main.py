@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("millrace_cli.models:train", "Train the ladder, export it and write a bundle."),
     "evaluate": ("millrace_cli.evaluating:evaluate", "Measure a bundle, or report on all models and alternatives."),
     "explain": ("millrace_cli.explaining:explain", "Say why the served model scores a user's items as it does."),
+    "redo": ("millrace_cli.redo:redo", "Make logged decisions again and compare every bit."),
     "promote": ("millrace_cli.gate:promote", "Ask the gate whether a trained version may serve."),
     "deploy": ("millrace_cli.models:deploy", "Serve a bundle, without a failed request."),
     "rollback": ("millrace_cli.models:rollback", "Serve the version that served before."),
