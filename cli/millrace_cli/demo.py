@@ -260,9 +260,11 @@ class _Demo:
         }
 
     def _load_test(self) -> None:
+        from loadtest import Verdict
         from millrace_cli.loadtest import run
 
         verdict = run(self._settings, self._spec.name, suite="smoke")
+        assert isinstance(verdict, Verdict)  # noqa: S101  this suite does not search
         self._report.load = {
             "rate": verdict.rate,
             "p50_ms": verdict.p50_ms,
@@ -326,7 +328,7 @@ def show(report: Report, *, keep: bool) -> None:
     generation = report.generation
     row("nightly generation", f"{generation['run_id']}: {generation['users']:,} users in {generation['store']}")
     times = f"p50 {number(load['p50_ms'], 1)}, p99 {number(load['p99_ms'], 1)} ms, {load['errors']} errors"
-    row("load test (Locust)", f"{load['rate']:g}/s x 100 candidates: {times}", held=bool(load["passed"]))
+    row("load test (open loop)", f"{load['rate']:g}/s x 100 candidates: {times}", held=bool(load["passed"]))
     row("first ranked list after", f"{report.first_list_s} s")
     output.out.print(table)
     if keep:

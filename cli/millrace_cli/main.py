@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "promote": ("millrace_cli.gate:promote", "Ask the gate whether a trained version may serve."),
     "deploy": ("millrace_cli.models:deploy", "Serve a bundle, without a failed request."),
     "rollback": ("millrace_cli.models:rollback", "Serve the version that served before."),
+    "experiment": ("millrace_cli.experiments:app", "Compare versions or rules on parts of the users."),
     "precompute": ("millrace_cli.nightly:precompute", "Write every user's list as a verified generation."),
     "compact": ("millrace_cli.nightly:compact", "Merge the lake's small files and remove what nothing names."),
     "feast": ("millrace_cli.feast:app", "Feast for other teams: registry, SDK and UI over what we serve."),

@@ -188,7 +188,7 @@ def deploy_bundle(settings: Settings, spec: UseCase, version: int | None, bars: 
     from pipelines.signing import trusted
 
     folder = bundle_folder(settings, spec, version)
-    _check_built(settings, spec, folder)
+    check_built(settings, spec, folder)
     triton = environment.server(settings, "triton")
     repository = environment.repository(settings) if triton else None
     return run(
@@ -202,7 +202,7 @@ def deploy_bundle(settings: Settings, spec: UseCase, version: int | None, bars: 
     )
 
 
-def _check_built(settings: Settings, spec: UseCase, folder: Path) -> None:
+def check_built(settings: Settings, spec: UseCase, folder: Path) -> None:
     """BadInput if our own stack keeps no rows of the revision that the bundle reads: the gateway would refuse it."""
     from bundle import read_manifest
     from local_stack.home import Home

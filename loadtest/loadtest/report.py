@@ -24,8 +24,8 @@ def write_reports(verdict: Verdict, folder: Path) -> Verdict:
     folder.mkdir(parents=True, exist_ok=True)
     page, data = folder / f"loadtest-{verdict.suite}.html", folder / f"loadtest-{verdict.suite}.json"
     verdict = dataclasses.replace(verdict, report_html=str(page), report_json=str(data))
-    _replace(data, json.dumps(verdict.to_json(), indent=1) + "\n")
-    _replace(page, render(verdict))
+    replace_file(data, json.dumps(verdict.to_json(), indent=1) + "\n")
+    replace_file(page, render(verdict))
     return verdict
 
 
@@ -128,7 +128,7 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} ms"
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Write beside, then rename: a reader never sees half a report."""
     beside = path.with_name(path.name + ".tmp")
     beside.write_text(text, encoding="utf-8")

@@ -241,7 +241,7 @@ def _adjusted(found: list[Comparison]) -> dict[tuple[str, str], float]:
 
 def _planned(design: Design, arm: str) -> int:
     """Users of the arm and the control together, when all that were planned have come."""
-    shares = dict(zip(design.arms, expected_shares(design).tolist(), strict=True))
+    shares: dict[str, float] = dict(zip(design.arms, expected_shares(design).tolist(), strict=True))
     return max(1, round(design.planned_users * (shares[arm] + shares[design.control])))
 
 
