@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from millrace_cli import environment, output
+from millrace_cli import environment, output, secured
 from millrace_cli.ask import At, event_time_us
 from millrace_cli.errors import BadInput, EnvironmentAtFault, GateSaidNo
 from millrace_cli.stack import Json
@@ -70,7 +70,7 @@ def loadtest(
     found = run(
         settings, spec.name, suite=suite, rate=rate, seconds=seconds, candidates=candidates, targets=targets,
         warmup_s=warmup, deadline_ms=deadline_ms, at=at, target=target, runs=runs, people=people,
-        access=Access(ca, cert, key, token),
+        access=Access(ca, cert, key, token) if ca or token else None,
     )  # fmt: skip
     if json:
         output.emit(found.to_json(), home=settings.home)
@@ -117,7 +117,8 @@ def run(
         with environment.translated():
             loaded = journal.read(settings.home, usecase)
         time_us = event_time_us(at, None if loaded is None else loaded.newest_us)
-        address = target or environment.gateway(settings)
+        address = target or environment.endpoint(settings, "gateway")
+        access = access or (None if target else secured.loadtest_access(settings))
         _require(address)
         items, users = catalogue_ids(settings, usecase)
         watch = watched(settings) if target is None else None
