@@ -31,6 +31,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "redo": ("millrace_cli.redo:redo", "Make logged decisions again and compare every bit."),
     "promote": ("millrace_cli.gate:promote", "Ask the gate whether a trained version may serve."),
     "deploy": ("millrace_cli.models:deploy", "Serve a bundle, without a failed request."),
+    "canary": ("millrace_cli.canary:app", "A version on its way from a few users to all, or back."),
+    "shadow": ("millrace_cli.shadow:app", "A version that scores copies of requests and is never shown."),
     "rollback": ("millrace_cli.models:rollback", "Serve the version that served before."),
     "experiment": ("millrace_cli.experiments:app", "Compare versions or rules on parts of the users."),
     "precompute": ("millrace_cli.nightly:precompute", "Write every user's list as a verified generation."),

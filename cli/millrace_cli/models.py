@@ -172,17 +172,44 @@ def bundle_folder(settings: Settings, spec: UseCase, version: int | None) -> Any
     return folder / str(chosen)
 
 
-def deploy(usecase: Usecase = None, version: Version = None, json: Json = False) -> None:
+def deploy(
+    usecase: Usecase = None,
+    version: Version = None,
+    canary: Annotated[
+        float | None,
+        typer.Option(help="Only to so many percent of users, always the same; wider by `millrace canary`.", max=99.9),
+    ] = None,
+    max_errors: Annotated[
+        float, typer.Option(help="Guardrail: share of failing calls above the pin's; 0 = .01, negative = none.")
+    ] = 0.0,
+    max_p99: Annotated[float, typer.Option(help="Guardrail: p99 times the pin's; 0 = 2, negative = none.")] = 0.0,
+    max_drift: Annotated[
+        float, typer.Option(help="Guardrail: stability index (PSI) of its scores against the pin's; 0 = .25.")
+    ] = 0.0,
+    json: Json = False,
+) -> None:
     """Serve a bundle: into Triton beside the present version, checked there, then announced; no request fails."""
+    from millrace.decisions.v1 import decisions_pb2 as pb
+
     from millrace_cli.settings import load
 
     settings = load()
     spec = environment.usecase(settings, usecase)
+    rails = pb.Guardrails(max_error_excess=max_errors, max_p99_ratio=max_p99, max_score_psi=max_drift)
     with Bars() as bars, environment.translated():
-        _print(settings, deploy_bundle(settings, spec, version, bars), as_json=json)
+        result = deploy_bundle(settings, spec, version, bars, canary=canary, guardrails=rails)
+    _print(settings, result, as_json=json)
 
 
-def deploy_bundle(settings: Settings, spec: UseCase, version: int | None, bars: Bars) -> DeployResult:
+def deploy_bundle(
+    settings: Settings,
+    spec: UseCase,
+    version: int | None,
+    bars: Bars,
+    *,
+    canary: float | None = None,
+    guardrails: Any = None,
+) -> DeployResult:
     """Deploy into what the running stack has. Raises the pipelines' errors."""
     from pipelines.deploy import deploy as run
     from pipelines.signing import trusted
@@ -196,6 +223,8 @@ def deploy_bundle(settings: Settings, spec: UseCase, version: int | None, bars: 
         kafka=settings.kafka,
         triton=triton,
         repository=repository,
+        canary=canary,
+        guardrails=guardrails,
         trust=trusted(settings),
         promoted_only=settings.env == "production",
         progress=bars,
@@ -252,6 +281,13 @@ def _print(settings: Settings, result: DeployResult, *, as_json: bool) -> None:
     where = (
         "in the gateway" if result.triton_max_abs is None else f"Triton, golden rows {result.triton_max_abs:.1e} off"
     )
+    if result.canary_version is not None:
+        output.out.print(
+            f"{result.name} version {result.canary_version} is shown to {result.canary_percent:g} % of users ({where}, "
+            f"{result.seconds:.1f} s); next: millrace canary step",
+            highlight=False,
+        )
+        return
     before = "" if result.previous_version is None else f"; version {result.previous_version} stays for a rollback"
     output.out.print(
         f"{result.name} version {result.version} serves ({where}, {result.seconds:.1f} s){before}", highlight=False

@@ -20,13 +20,18 @@ def serving_state(bootstrap: str, usecase: str) -> pb.ServingState:
     Raises:
         UnavailableError: Kafka does not answer, or the topic is not there.
     """
-    state = pb.ServingState()
+    return newest(bootstrap, usecase).state
 
-    def newest(_partition: int, _offset: int, key: bytes | None, value: bytes | None) -> None:
+
+def newest(bootstrap: str, usecase: str) -> pb.Decision:
+    """The last decision about `usecase`; an empty one before the first. UnavailableError as `serving_state`."""
+    decision = pb.Decision()
+
+    def take(_partition: int, _offset: int, key: bytes | None, value: bytes | None) -> None:
         if key == usecase.encode():
-            state.CopyFrom(pb.Decision.FromString(value).state if value else pb.ServingState())
+            decision.CopyFrom(pb.Decision.FromString(value) if value else pb.Decision())
 
-    reader = kafka.TopicReader(bootstrap, topics.DECISIONS, newest)
+    reader = kafka.TopicReader(bootstrap, topics.DECISIONS, take)
     try:
         # Asked first: the reader waits for a broker for ever, this says at once that none is there.
         kafka.partitions_of(bootstrap, topics.DECISIONS, connect_s=WAIT_S)
@@ -36,7 +41,7 @@ def serving_state(bootstrap: str, usecase: str) -> pb.ServingState:
         raise UnavailableError(f"decisions: {exc}") from exc
     finally:
         reader.stop()
-    return state
+    return decision
 
 
 def publish(

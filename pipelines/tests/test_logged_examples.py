@@ -144,6 +144,19 @@ def test_resent_events_and_impressions_count_once(stack: Stack, tmp_path: Path) 
     assert expected == of(rows)
 
 
+def test_what_a_shadow_scored_is_no_impression(stack: Stack, tmp_path: Path) -> None:
+    """It was shown to nobody; here it even stands on the log before the answer whose request it names."""
+    expected = of(stack.archive().examples("logged"))
+    stack.lake = Lake(tmp_path / "again", "films")
+    copy = pb.Impression()
+    copy.CopyFrom(stack.impressions[0])
+    copy.arm = "shadow:9"
+    copy.positions[:] = [0] * len(copy.positions)
+    stack.impressions.insert(0, copy)
+
+    assert expected == of(stack.archive().examples("logged"))
+
+
 def test_an_open_window_is_left_out_and_its_late_outcome_counts_later(stack: Stack, tmp_path: Path) -> None:
     """Planted: were open windows negative, request 13 would be one, and wrong."""
     stack.show(13, 2, [7], 290)  # the log is known up to second 300

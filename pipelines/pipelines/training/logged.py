@@ -104,7 +104,7 @@ def _impressions(lake: Lake) -> pl.DataFrame:
     """One row a request: the first record of it, should it be on the log again."""
     columns = (*_OF_REQUEST, "item_ids", "positions", "features", "int_features", "layout_hash")
     order = ("timestamp_us", "log_id", "partition", "offset")
-    frame = lake.scan("impressions").select(*columns, *order)
+    frame = lake.scan("impressions").filter(~pl.col("arm").str.starts_with("shadow:")).select(*columns, *order)
     is_whole = (pl.col("item_ids").list.len() > 0) & (pl.col("item_ids").list.len() == pl.col("positions").list.len())
     return frame.filter(is_whole).sort(order).unique("request_id", keep="first", maintain_order=True).collect()
 

@@ -5,6 +5,7 @@ from typing import Final
 
 import numpy as np
 from definitions.serving_state import Limits
+from definitions.stability import psi
 
 from gateway.health import WINDOW_S, Health
 
@@ -14,8 +15,6 @@ MIN_SCORES: Final = 500  # equal models differ by a PSI of .079 in one of 100 sa
 MIN_P99_S: Final = 0.005  # twice of almost nothing is still nothing
 # Looked at every second on growing samples, for hours: a chance in a million for each look.
 ALPHA: Final = 1e-6
-_BINS: Final = 10
-_EMPTY: Final = 1e-4  # share of an empty bin, whose logarithm there is none of
 
 
 def breached(canary: Health, pin: Health, limits: Limits) -> str | None:
@@ -60,23 +59,6 @@ def _drifted(canary: Health, pin: Health, limits: Limits) -> str | None:
     if index <= limits.score_psi:
         return None
     return f"score drift: stability index {index:.2f} against the pin's scores, at most {limits.score_psi:g}"
-
-
-def psi(
-    expected: "np.ndarray[tuple[int], np.dtype[np.float64]]", actual: "np.ndarray[tuple[int], np.dtype[np.float64]]"
-) -> float:
-    """Population stability index of `actual` (m,) against `expected` (n,), over the tenths of `expected`.
-
-    Sum of (a - e) ln(a / e) over the bins' shares; Siddiqi, Credit Risk Scorecards, 2006.
-    """
-    edges = np.unique(np.quantile(expected, np.linspace(0, 1, _BINS + 1)[1:-1]))
-    shares = [
-        np.maximum(
-            np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1) / len(values), _EMPTY
-        )
-        for values in (expected, actual)
-    ]
-    return float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
 
 
 def binomial_tail(successes: int, trials: int, chance: float) -> float:

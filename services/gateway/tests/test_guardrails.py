@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from definitions.serving_state import Limits
-from gateway.guardrails import binomial_tail, breached, psi
+from gateway.guardrails import binomial_tail, breached
 from gateway.health import Health
 
 RNG = np.random.default_rng(0)
@@ -112,15 +112,6 @@ def test_a_busy_version_is_sampled_and_its_failures_all_counted(clock: Clock) ->
     for _ in range(40):
         health.failed("error")
     assert ((5_040, 40), 64) == (health.calls(60), len(health.times(60)))
-
-
-def test_the_index_by_hand() -> None:
-    """Ten equal bins, one of which gains what another loses: (.2 - .1) ln 2 + (0.0001 - .1) ln .001."""
-    expected = np.repeat(np.arange(10.0), 100)
-    actual = np.concatenate([np.repeat(np.arange(9.0), 100), np.repeat(8.0, 100)])
-    by_hand = 0.1 * np.log(2) + (1e-4 - 0.1) * np.log(1e-4 / 0.1)
-    assert by_hand == pytest.approx(psi(expected, actual), rel=1e-6)
-    assert 0.0 == psi(expected, expected)
 
 
 def test_the_tail_of_a_binomial() -> None:
