@@ -7,7 +7,7 @@ import pytest
 from loadtest.load import Load
 from loadtest.recorder import Recorder
 from loadtest.report import render, write_reports
-from loadtest.targets import Limits, Suite
+from loadtest.targets import Limits, Phase, Suite
 from loadtest.verdict import Verdict, judge
 from loadtest.watching import Resources
 
@@ -148,3 +148,66 @@ def test_the_page_is_self_contained_and_shows_what_was_missed(tmp_path: Path) ->
 def test_a_run_of_nothing_still_renders() -> None:
     """The page of the worst run is the one people need."""
     assert "missed" in render(verdict_of(Recorder(warmup_s=1)))
+
+
+SPIKE = SUITE.model_copy(
+    update={
+        "phases": (
+            Phase(name="before", seconds=3, rate=10),
+            Phase(name="spike", seconds=2, rate=100),
+            Phase(name="after", seconds=5, rate=10),
+        ),
+        "limits": Limits(error_share=1, unshed_share=0, recovery_s=1),
+    }
+)
+
+
+def spiked(*, calm_from: float, pushed_back: bool = True) -> Verdict:
+    """A second of the spike is refused, and answers come from below until `calm_from`."""
+    recorder = Recorder(warmup_s=1)
+    for number in range(1_000):
+        second = number / 100
+        if 3 <= second < 4:
+            recorder.failed(1 + second, 0, 1_000, "RESOURCE_EXHAUSTED", "later", pushed_back=pushed_back)
+        else:
+            recorder.answered(1 + second, 0, 2_000, "MODEL" if second < 3 or second >= calm_from else "POPULAR", "m:1")
+    return judge(
+        "spike", SPIKE, LOAD, recorder, due=1000, spent_s=10, resources=Resources(), started_at="2026-01-01T00:00:00"
+    )
+
+
+def test_a_spike_may_be_shed_if_all_is_soon_as_before() -> None:
+    """Refusals that say when to come again are no failure; each phase has its own figures."""
+    verdict = spiked(calm_from=6)
+
+    assert verdict.passed, verdict.missed
+    assert (100, 0) == (verdict.shed, verdict.unshed)
+    assert [300, 200, 500] == [phase["requests"] for phase in verdict.phases]
+    assert {"RESOURCE_EXHAUSTED": 100} == verdict.phases[1]["errors"]
+
+
+def test_a_refusal_without_a_word_is_a_failure() -> None:
+    """A caller that is not told when to come again comes at once."""
+    assert ["unshed_share"] == spiked(calm_from=6, pushed_back=False).missed
+
+
+def test_a_slow_recovery_and_none_at_all_miss() -> None:
+    """Two seconds where one was promised; and one that the run did not live to see."""
+    assert ["recovery_s"] == spiked(calm_from=7).missed
+    assert ["recovery_s"] == spiked(calm_from=9).missed
+
+
+def test_what_creeps_up_is_seen() -> None:
+    """Last quarter against first, and memory of any process: a soak's two questions."""
+    recorder = Recorder(warmup_s=1)
+    for number in range(1_000):
+        recorder.answered(1 + number / 100, 0, 2_000 if number < 750 else 4_000, "MODEL", "m:1")
+    suite = SUITE.model_copy(update={"limits": Limits(p99_drift=1.5, rss_growth_mib=100)})
+    verdict = judge(
+        "soak", suite, LOAD, recorder, due=1000, spent_s=10, started_at="2026-01-01T00:00:00",
+        resources=Resources(rss_growth_mib={"gateway": 120.0, "kafka": 1.0}),
+    )  # fmt: skip
+
+    assert {"p99_drift": 2.0, "rss_growth_mib": 120.0} == {
+        check.target: pytest.approx(check.measured, rel=0.02) for check in verdict.checks if not check.held
+    }
