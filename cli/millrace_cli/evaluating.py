@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from millrace_cli.settings import Settings
 
 LAKE = "lake"
+SOURCE_FIGURES = ("candidate_recall", "ndcg_at_10", "recall_at_10", "own_ndcg_at_10")
 RETRIEVERS = ("popularity", "itemknn", "ease")  # what a minute buys; `millrace train --all` has them all
 _OF_A_SET = (
     "This data set does not say how likely each logged choice was (no propensities), so nothing honest can be said of "
@@ -48,6 +49,9 @@ def evaluate(
     report: Annotated[
         bool, typer.Option("--report", help="Train and compare models, ablations and lags; write an HTML page.")
     ] = False,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="What Recommend finds and how it is ranked, by source of candidates.")
+    ] = False,
     models: Annotated[
         str | None, typer.Option(help="With --report: models to compare, comma-separated, e.g. lr,lightgbm,dcn_v2.")
     ] = None,
@@ -64,9 +68,13 @@ def evaluate(
     spec = environment.usecase(settings, usecase)
     if models is not None and not report:
         raise BadInput("--models: only with --report")
+    if sources and report:
+        raise BadInput("--sources: measures one bundle; leave out --report")
     with Bars() as bars, environment.translated():
         if report:
             figures = report_on(settings, spec, dataset, models, bars)
+        elif sources:
+            figures = evaluate_sources_of(settings, spec, version, dataset, bars)
         else:
             figures = evaluate_bundle(settings, spec, version, dataset, bars)
     if json:
@@ -77,6 +85,9 @@ def evaluate(
         }
         output.out.print(metrics_table(f"{figures['rows']['test']:,} test rows, split by time", shown))
         output.out.print(f"report: {figures['report']} ({figures['seconds']:.0f} s)", highlight=False)
+    elif sources:
+        shown = {name: {key: each[key] for key in SOURCE_FIGURES} for name, each in figures["sources"].items()}
+        output.out.print(metrics_table(f"version {figures['version']}, {figures['users']} users asked once", shown))
     else:
         where = "the lake" if dataset == LAKE else dataset
         title = f"version {figures['version']} on {figures['rows']:,} rows, the newest tenth of {where}"
@@ -185,4 +196,23 @@ def evaluate_bundle(settings: Settings, spec: UseCase, version: int | None, data
         "test_from_us": split.test_from_us,
         "trained_to_us": bundle.manifest.window.to_us,
         "models": {name: measure(label, values, users).as_dict() for name, values in scores.items()},
+    }
+
+
+def evaluate_sources_of(
+    settings: Settings, spec: UseCase, version: int | None, dataset: str, bars: Bars
+) -> dict[str, Any]:
+    """What the bundle's sources find for the users of the test part. Raises the pipelines' errors."""
+    from bundle import bundle_layout, load_bundle
+    from pipelines.evaluation.sources import evaluate_sources
+
+    bundle = load_bundle(bundle_folder(settings, spec, version))
+    layout = bundle_layout(bundle, spec)
+    log, _ = _log(settings, spec, dataset, bars)
+    found = evaluate_sources(layout, log, bundle, rules=spec.candidates, limits=(100,), threads=2, progress=bars)
+    return {
+        "version": bundle.manifest.version,
+        "users": found.users,
+        "test_from_us": bundle.manifest.window.to_us,
+        "sources": found.figures,
     }

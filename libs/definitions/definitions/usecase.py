@@ -252,6 +252,11 @@ class UseCase(Spec):
         for source in rules.candidates.sources:
             if source.name == "fresh" and self._kind("item", source.by[0]) != "number":
                 raise ValueError(f"candidates.sources: fresh.by {source.by[0]!r} is no number attribute of items")
+        for source in rules.candidates.sources:
+            if source.name in ("two_tower", "neighbours") and not any(isinstance(f, LastK) for f in self.features):
+                raise ValueError(
+                    f"candidates.sources: {source.name} searches by what a user did; declare a feature of kind last_k"
+                )
         history = rules.candidates.history
         if history is not None and not any(f.name == history and isinstance(f, LastK) for f in self.features):
             raise ValueError(f"candidates.history: there is no last_k feature named {history!r}")

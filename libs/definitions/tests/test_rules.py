@@ -14,6 +14,7 @@ attributes: {item: {topic: {kind: categories, width: 2}, uploaded_day: number, e
 candidates: {sources: [{two_tower: 0.5}, neighbours, {fresh: {by: uploaded_day, quota: 0.1}}, popular], limit: 200}
 filters: [{by: ends, at_least: now}, {by: topic, none_of: [adult]}, {by: country, same_as: country}]
 heads: {like: 1, hide: -5}
+features: [{name: u_recent, of: user, kind: last_k, action: like, k: 8}]
 rerank: [{max_share: {by: topic, share: 0.4}}, {pin: {item_id: 77, position: 3}}]
 diversity: {lambda: 0.8, by: topic}
 exploration: {epsilon: 0.1, slots: [3, 7], among: 20}
@@ -72,6 +73,7 @@ def test_no_text_means_the_use_cases_own(feed: UseCase) -> None:
         ('{"candidates": {"sources": ["fresh"]}}', "by: name the item's number"),
         ('{"candidates": {"sources": [{"fresh": {"by": "topic"}}]}}', "fresh.by 'topic' is no number"),
         ('{"candidates": {"sources": [{"popular": {"by": ["moon"]}}]}}', "not by 'moon'"),
+        ('{"candidates": {"history": "u_old"}}', "candidates.history: there is no last_k feature named 'u_old'"),
         ('{"filters": [{"by": "topic", "at_least": 3}]}', "filters: by 'topic' is no number attribute"),
         ('{"filters": [{"by": "ends"}]}', "give `at_least` or `at_most`"),
         ('{"filters": [{"by": "ends", "none_of": ["x"]}]}', "filters: by 'ends' is no category attribute"),
@@ -96,4 +98,12 @@ def test_a_file_with_rules_that_do_not_fit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "feed.yaml"
     path.write_text(FEED.replace("by: uploaded_day", "by: nothing"))
     with pytest.raises(UseCaseError, match=r"fresh\.by 'nothing' is no number"):
+        load_usecase(path)
+
+
+def test_sources_that_search_by_history_need_one(tmp_path: Path) -> None:
+    """A use case without a last_k feature has nothing to search by."""
+    path = tmp_path / "feed.yaml"
+    path.write_text(FEED.replace("features: [", "features: [] # ["))
+    with pytest.raises(UseCaseError, match="two_tower searches by what a user did"):
         load_usecase(path)

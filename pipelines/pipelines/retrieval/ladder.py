@@ -15,6 +15,7 @@ from pipelines.progress import SILENT, Progress
 from pipelines.retrieval.interactions import Csr, Held, Ids, check_held_out, interactions, split_users
 from pipelines.retrieval.item_item import fit_ease, fit_item_knn
 from pipelines.retrieval.popularity import fit_popularity
+from pipelines.retrieval.towers import TwoTower
 
 K: Final = 10
 SEEDS: Final = (0, 1, 2)
@@ -48,14 +49,15 @@ def _ials(interactions: Csr, **parameters: Any) -> Retriever:
     return fit_ials(interactions, **parameters)
 
 
-def _two_tower(interactions: Csr, **parameters: Any) -> Retriever:
+def two_tower(interactions: Csr, **parameters: Any) -> TwoTower:
+    """`fit_two_tower`. TrainingError where PyTorch is not installed."""
     try:
         from pipelines.deep.two_tower import fit_two_tower
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.partition(".")[0] != "torch":
             raise
         raise TrainingError("two_tower needs PyTorch, which is not installed; install it: make deep") from exc
-    model: Retriever = fit_two_tower(interactions, **parameters)
+    model: TwoTower = fit_two_tower(interactions, **parameters)
     return model
 
 
@@ -66,7 +68,7 @@ RETRIEVERS: Final[Mapping[str, Recipe]] = {
     ),
     "ease": Recipe(fit_ease, [{"ridge": ridge} for ridge in (100.0, 250.0, 500.0, 1000.0)]),
     "ials": Recipe(_ials, [{"ridge": ridge, "confidence": c} for ridge in (10.0, 20.0, 40.0) for c in (2.0, 3.0)]),
-    "two_tower": Recipe(_two_tower, refit=False),
+    "two_tower": Recipe(two_tower, refit=False),
 }
 
 

@@ -34,6 +34,7 @@ from pipelines.evaluation.metrics import Metrics
 from pipelines.export import card, parity
 from pipelines.progress import SILENT, Progress
 from pipelines.registry import Registered, register
+from pipelines.retrieval.sources import export_sources
 from pipelines.training import trees as tree_settings
 from pipelines.training.examples import Examples, Log, Mode, build_examples, examples_table
 from pipelines.training.ladder import LINEAR, TREES, Ladder, fit_ladder
@@ -51,8 +52,7 @@ THREADS = 1
 @dataclass(frozen=True)
 class TrainResult:
     """A finished training. `metrics`: constant, item_mean, lr, lightgbm on the test rows; `parity`: worst graph.
-
-    `test_from_us`: the test rows are the examples from this event time on.
+    `test_from_us`: the test rows are the examples from this event time on. `sources`: of candidates, in the bundle.
     """
 
     bundle: Bundle
@@ -61,6 +61,7 @@ class TrainResult:
     registered: Registered | None
     rows: dict[str, int]
     test_from_us: int
+    sources: tuple[str, ...]
     dataset: str
     logged: int
     mismatch: dict[str, Any] | None
@@ -135,6 +136,8 @@ def train(
     name, version = usecase.name, _next_version(bundles / usecase.name)
     with tempfile.TemporaryDirectory(prefix="millrace-train-") as aside:
         exported = _export(ladder, examples, split, Path(aside))
+        with threadpool_limits(threads):
+            sources = export_sources(usecase, log, split.test_from_us, Path(aside), seed=seed, progress=progress)
         manifest = _manifest(usecase, layout, ladder, examples, split, log, exported.worst, name, version, seed)
         leaks = {found.check: found.holds for found in findings}
         rungs = _rungs(layout, log, ladder, examples, split, seed)
@@ -169,6 +172,7 @@ def train(
         registered=registered,
         rows=rows,
         test_from_us=split.test_from_us,
+        sources=sources,
         dataset=log.source,
         logged=int(examples.logged.sum()),
         mismatch=mismatch,
