@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -257,10 +258,14 @@ def _say_found(found: Judgement, path: Path) -> None:
             each.treatment_arm,
             f"{each.estimate.control:.4g}",
             f"{each.estimate.treatment:.4g}",
-            f"{each.estimate.effect:+.4g}",
-            f"{each.low:+.4g} to {each.high:+.4g}",
+            _signed(each.estimate.effect),
+            f"{_signed(each.low)} to {_signed(each.high)}",
             p_text(each.p),
             "" if primary else p_text(found.adjusted_p.get((each.treatment_arm, each.metric))),
         )
     output.out.print(table)
     output.out.print(f"report: {path}", highlight=False)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4g}" if math.isfinite(value) else "?"
