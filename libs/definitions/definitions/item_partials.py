@@ -132,6 +132,10 @@ class ItemPartials:
             tiles=self._windows(words, newest_us, time_us),
         )
 
+    def newest_us(self, rows: Rows) -> Ints:
+        """Time of each item's newest event, (n,), 0 if it has none; `rows` as of `gather`."""
+        return np.asarray(np.maximum(self._words.take(rows, axis=0)[:, :, 0].max(axis=1), 0))
+
     def _decays(self, words: Ints) -> tuple[npt.NDArray[np.float64], Ints]:
         """`kernel.decayed_add` of partition after partition: the newer value stays, the older one fades to its time."""
         values, times = words[:, 0, self._values].view(np.float64), words[:, 0, self._times]

@@ -228,6 +228,12 @@ class ItemSnapshot:
             deleted = self._columns.deleted.take(self._index.find(item_ids))
         return item_ids[~deleted] if deleted.any() else item_ids
 
+    def newest_us(self, item_ids: Ids) -> Ints:
+        """Time of each item's newest event, int64 (n,); 0 if it has none."""
+        with self._lock:
+            rows = self._columns.rows.take(self._index.find(item_ids), axis=0)
+            return self._partials.newest_us(rows)
+
     def attributes(self, item_ids: Ids) -> Attributes:
         """What the catalogue says of the items, (n,)."""
         with self._lock:

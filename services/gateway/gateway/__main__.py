@@ -28,13 +28,14 @@ from gateway.bundles import BundleLoader, InProcess, InTriton, MakeScorer
 from gateway.decisions import Decisions, DecisionsReader
 from gateway.errors import BadModel, BundleRefused, ImpressionTooLarge
 from gateway.guard import Announcer, Guard
+from gateway.explaining import Explaining
 from gateway.impressions import check_largest
 from gateway.local_model import Worker
 from gateway.metrics import Metrics
 from gateway.servicer import SERVICE, RankingServicer
 from gateway.query import Rung
 from gateway.ranking import Ranker
-from gateway.serving import Common, Serving, Shared
+from gateway.serving import BUSY_S, Common, Serving, Shared
 from gateway.settings import Settings
 from gateway.switch import Switch
 from gateway.triton import TritonClient
@@ -104,6 +105,14 @@ class Gateway:
             layout.usecase.name: self._switch(layout, common, shared, make_scorer)
             for layout, common in zip(layouts, self._commons, strict=True)
         }
+        self._explaining = {
+            layout.usecase.name: Explaining(
+                common.recent,
+                partial(self._rankers.__getitem__, layout.usecase.name),
+                lambda: self._lag.worst_s() > BUSY_S,
+            )
+            for layout, common in zip(layouts, self._commons, strict=True)
+        }
         decisions = Decisions(
             self._switches, lambda *labels: self._metrics.bundles.labels(*labels).inc(), self._refused_as_bad
         )
@@ -152,7 +161,12 @@ class Gateway:
         budget = Budget(settings.drain_s)
         try:
             if await self._read_and_warm():
-                servicer = RankingServicer(self._rankers, ceiling_s=settings.rank_ceiling_s, metrics=self._metrics)
+                servicer = RankingServicer(
+                    self._rankers,
+                    ceiling_s=settings.rank_ceiling_s,
+                    metrics=self._metrics,
+                    explaining=self._explaining,
+                )
                 budget = await serve(
                     kit,
                     lambda server: _register(servicer, server),
@@ -192,6 +206,8 @@ class Gateway:
         await asyncio.to_thread(self._decisions.stop)
         for switch in self._switches.values():
             await switch.close()
+        for explaining in self._explaining.values():
+            explaining.close()
         for common in self._commons:
             await common.close(budget.left_s())
         if self._triton is not None:

@@ -8,6 +8,7 @@ from bundle import Bundle, BundleError, IntInputs, Trust, bundle_layout, load_bu
 from definitions.usecase import UseCase
 from millrace.decisions.v1 import decisions_pb2 as pb
 
+from gateway.bundle_explainer import BundleExplainer
 from gateway.bundle_sources import sources_of
 from gateway.errors import BundleRefused, ImpressionTooLarge
 from gateway.impressions import check_largest
@@ -70,6 +71,7 @@ class BundleLoader:
                 layout=layout,
                 sources=sources_of(bundle.retrieval()),
                 rungs=manifest.rungs or {},
+                explain=BundleExplainer(bundle),
                 golden=(bundle.golden.features, bundle.golden.ints if manifest.int_names else None),
             )
         except (BundleError, ImpressionTooLarge) as exc:

@@ -32,6 +32,10 @@ class Overloaded(GatewayError):
     """Too little of the deadline is left because we are busy; trying again later helps."""
 
 
+class NotRemembered(GatewayError):
+    """What is to be explained is not here: an answer too old, or one that no model scored."""
+
+
 class Unavailable(Exception):
     """A dependency cannot serve this request: its rung is left, or its value taken as missing."""
 

@@ -14,7 +14,7 @@ from servicekit.kafka import BatchReader, Record
 from servicekit.topics import item_features_topic, topic
 
 from gateway.popularity import Popularity
-from gateway.query import MAX_ITEMS, Ids
+from gateway.query import MAX_ITEMS, Ids, Ints
 
 REFRESH_S: Final = 1.0  # of the popularity order: a deleted item leaves every rung within 2 s
 _ALL: Final = 2**31 - 1
@@ -56,6 +56,10 @@ class CatalogueItems:
         first asked for.
         """
         return self._largest.setdefault(number, np.empty(0, np.uint64))
+
+    def newest_us(self, item_ids: Ids) -> Ints:
+        """Time of each item's newest event, int64 (n,); 0 if it has none."""
+        return self._snapshot.newest_us(item_ids)
 
     def markers(self) -> dict[int, int]:
         """Partition -> offset below which its partials are in."""

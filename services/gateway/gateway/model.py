@@ -28,6 +28,32 @@ class Scorer(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Contributions:
+    """What each of F features adds to the raw scores of n rows: raw = base + all of a row's contributions.
+
+    `values` float32 (n, F), NaN for what is no single number; `contributions` float64 (n, F); `base`, `raw` float64
+    (n,). `method`: how they were found.
+    """
+
+    names: tuple[str, ...]
+    values: Floats
+    contributions: npt.NDArray[np.float64]
+    base: npt.NDArray[np.float64]
+    raw: npt.NDArray[np.float64]
+    method: str
+
+
+class Explain(Protocol):
+    """Explains one model version in this process. May take all of the budget: not for the event loop."""
+
+    def __call__(
+        self, features: Floats, ints: Ints | None, budget_s: float, local: bool, /
+    ) -> tuple[Floats, Contributions]:
+        """Scores float32 (n,) and contributions of rows as `Scorer.score` takes them; `local`: of the fallback."""
+        ...
+
+
 class IntColumns(Protocol):
     """What `bundle.IntInputs` is: the integer columns that a graph takes, as the dense codes it was trained on."""
 
@@ -43,6 +69,7 @@ class ActiveModel:
     `layout`: what its rows and inputs are made by. `health`: how it did lately, on whatever rung and for whomever.
     `sources`: what the bundle finds candidates with. `rungs`: rung -> NDCG@10 that the bundle says of its answers.
     `golden`: rows that came with the bundle, features float32 (k, F) and ints int64 (k, K) as the graph takes them.
+    `explain`: says what each feature adds, not for the event loop.
     """
 
     name: str
@@ -56,6 +83,7 @@ class ActiveModel:
     sources: BundleSources = NO_SOURCES
     rungs: Mapping[str, float | None] = field(default_factory=dict)
     golden: tuple[Floats, Ints | None] | None = None
+    explain: Explain | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,13 @@ from definitions.user_values import UserAt
 from gateway import retrieval
 from gateway.admission import OWN_WORK, Admission
 from gateway.ladder import Climb, Job, Ladder, Meter, Scored
-from gateway.model import Choice
+from gateway.model import ActiveModel, Choice
 from gateway.popularity import Popularity
 from gateway.query import (
     DEFAULT_LIMIT,
     MAX_ITEMS,
     Ids,
+    Ints,
     Query,
     Ranking,
     RowVersion,
@@ -57,6 +58,10 @@ class Items(Protocol):
         """What filters read."""
         ...
 
+    def newest_us(self, item_ids: Ids) -> Ints:
+        """Time of each item's newest event, int64 (n,); 0 if it has none."""
+        ...
+
     def largest(self, number: str) -> Ids:
         """The catalogue by a number attribute, largest first."""
         ...
@@ -89,6 +94,22 @@ class _Inputs:
 
     items: ItemColumns
     assembled: Assembled
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """Items as one request would see them now: `item_ids` uint64 (n,), and the model's inputs at `time_us`.
+
+    `row`: which user row was read, with its newest event at `last_event_us`; None: there is none.
+    """
+
+    item_ids: Ids
+    assembled: Assembled
+    model: ActiveModel | None
+    arm: str
+    time_us: int
+    row: RowVersion | None
+    last_event_us: int
 
 
 class _Watch:
@@ -179,6 +200,22 @@ class Ranker:
         watch.lap("rerank")
         return self._answer(request_id, job, choice, found, climb, ordered, inputs, row, time_us, budget_s, watch)
 
+    async def look(self, query: Query, budget_s: float) -> Looked:
+        """What the caller's items look like now. Nothing is ranked, and nothing logged. Raises InvalidRequest."""
+        validate(query, allow_time=self._allow_time)
+        choice = self._choose(query)
+        time_us = self._clock.now_us() if query.time_us is None else query.time_us
+        row = await self._rows.read(query.user_id, query.min_interactions_offset, budget_s)
+        item_ids = NOTHING if query.item_ids is None else _distinct(query.item_ids)
+        assembled = self._inputs(query, row, item_ids, time_us).assembled
+        version = _version(row)
+        last_us = 0 if row is None else row.header.last_event_time_us
+        return Looked(item_ids, assembled, choice.model, choice.arm, time_us, version, last_us)
+
+    def newest_us(self, item_ids: Ids) -> Ints:
+        """Time of each item's newest event, int64 (n,); 0 if it has none."""
+        return self._items.newest_us(item_ids)
+
     def _eligible(self, query: Query, rules: ServingRules, row: UserRow | None, time_us: int) -> Eligible:
         def eligible(item_ids: Ids) -> npt.NDArray[np.bool_]:
             if rules.filters:
@@ -245,7 +282,7 @@ class Ranker:
             model_version=scored.model_version,
             arm=choice.arm,
             feature_age_us=0 if header is None else max(0, time_us - header.last_event_time_us),
-            row=None if header is None else RowVersion(header.epoch, header.interactions_offset, header.users_offset),
+            row=_version(row),
             stages=tuple(Stage(name, round(seconds * 1e6)) for name, seconds in watch.laps),
             reason=_why(job, climb, self._items.popularity),
         )
@@ -290,6 +327,12 @@ def _ordered(job: Job, rules: ServingRules, climb: Climb, inputs: _Inputs, reque
         vectors=vectors,
         explore=climb.rung in _BY_MODEL,
     )
+
+
+def _version(row: UserRow | None) -> RowVersion | None:
+    if row is None:
+        return None
+    return RowVersion(row.header.epoch, row.header.interactions_offset, row.header.users_offset)
 
 
 def _wanted(query: Query) -> int:

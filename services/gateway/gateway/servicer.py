@@ -12,24 +12,35 @@ from millrace.ranking.v1 import ranking_pb2 as pb
 from millrace.ranking.v1 import ranking_pb2_grpc
 
 from gateway import errors
+from gateway.explaining import Asked, Explained, Explaining
 from gateway.impressions import RUNGS
 from gateway.metrics import Metrics
-from gateway.query import Query, Ranking
+from gateway.query import Query, Ranking, RowVersion
 from gateway.ranking import Ranker
 
 STATUS: Final[Mapping[type[errors.GatewayError], grpc.StatusCode]] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,  # the message names the field
     errors.DeadlineTooShort: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,  # servicekit adds the push-back
+    errors.NotRemembered: grpc.StatusCode.NOT_FOUND,
 }
+EXPLAIN_CEILING_S: Final = 2.0  # twenty items are scored hundreds of times
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
 
 
 class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
     """Translates and maps errors; every decision lives in `Ranker`, one for each use case."""
 
-    def __init__(self, rankers: Mapping[str, Ranker], *, ceiling_s: float, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        rankers: Mapping[str, Ranker],
+        *,
+        ceiling_s: float,
+        metrics: Metrics,
+        explaining: Mapping[str, Explaining] | None = None,
+    ) -> None:
         self._rankers = rankers
+        self._explaining = explaining or {}
         self._ceiling_s = ceiling_s
         self._metrics = metrics
 
@@ -41,13 +52,27 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         """Find items, then order them."""
         return await self._answer(request, context, query_of_recommend)
 
+    async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:  # noqa: N802
+        """What each feature adds. Not among the finished requests: those are answers."""
+        left_s: float | None = context.time_remaining()
+        budget_s = EXPLAIN_CEILING_S if left_s is None else min(left_s, EXPLAIN_CEILING_S)
+        explaining = self._explaining.get(request.usecase)
+        try:
+            if explaining is None:
+                raise _unserved(request.usecase, self._explaining)
+            asked = asked_of(request)
+            found = await explaining.explain(asked, budget_s)
+        except errors.GatewayError as exc:
+            await context.abort(STATUS[type(exc)], str(exc))
+            raise AssertionError("abort raises") from exc
+        return explained_response(asked, found)
+
     async def _answer(self, request: Any, context: Any, to_query: Any) -> pb.RankResponse:
         budget_s = self._budget_s(context)
         ranker = self._rankers.get(request.usecase)
         try:
             if ranker is None:
-                known = ", ".join(sorted(self._rankers))
-                raise errors.InvalidRequest(f"usecase: {request.usecase!r} is not served here; use one of {known}")
+                raise _unserved(request.usecase, self._rankers)
             ranking = await ranker.rank(to_query(request), budget_s)
         except errors.GatewayError as exc:
             code = STATUS[type(exc)]
@@ -95,6 +120,65 @@ def query_of_recommend(request: pb.RecommendRequest) -> Query:
     )
 
 
+def asked_of(request: pb.ExplainRequest) -> Asked:
+    """What is to be explained."""
+    query = Query(
+        user_id=request.user_id,
+        item_ids=_ids(request.item_ids),
+        limit=0,
+        context=_context(request.context),
+        session_id=request.context.session_id,
+        time_us=request.context.time_us if request.context.HasField("time_us") else None,
+    )
+    return Asked(request.request_id, query, request.top)
+
+
+def explained_response(asked: Asked, explained: Explained) -> pb.ExplainResponse:
+    """The explanation's message; features by what they move, most first."""
+    found, model = explained.found, explained.model
+    response = pb.ExplainResponse(
+        base=float(found.base[0]) if len(found.base) else 0.0,
+        method=explained.method,
+        model_name=model.name,
+        model_version=model.version,
+        model_digest=model.digest,
+        time_us=explained.time_us,
+        arm=explained.arm,
+    )
+    if explained.row is not None:
+        response.row.CopyFrom(_row(explained.row))
+    for place, item_id in enumerate(explained.item_ids.tolist()):
+        adds = found.contributions[place]
+        order = np.argsort(-np.abs(adds), kind="stable")
+        top = order[: asked.top or len(order)]
+        item = response.items.add(
+            item_id=item_id,
+            score=float(explained.scores[place]),
+            raw=float(found.raw[place]),
+            rest=float(adds[order[len(top) :]].sum()),
+            position=int(explained.positions[place]),
+        )
+        for column in top.tolist():
+            value, age_us = float(found.values[place, column]), int(explained.ages_us[place, column])
+            item.features.add(
+                name=found.names[column],
+                value=None if np.isnan(value) else value,
+                contribution=float(adds[column]),
+                age_us=None if age_us < 0 else age_us,
+            )
+    return response
+
+
+def _unserved(usecase: str, known: Mapping[str, object]) -> errors.InvalidRequest:
+    return errors.InvalidRequest(f"usecase: {usecase!r} is not served here; use one of {', '.join(sorted(known))}")
+
+
+def _row(row: RowVersion) -> events_pb2.RowVersion:
+    return events_pb2.RowVersion(
+        epoch=row.epoch, interactions_offset=row.interactions_offset, users_offset=row.users_offset
+    )
+
+
 def to_response(ranking: Ranking) -> pb.RankResponse:
     """The answer's message."""
     response = pb.RankResponse(
@@ -111,9 +195,7 @@ def to_response(ranking: Ranking) -> pb.RankResponse:
     for position, (item_id, score, reason) in enumerate(rows, 1):
         add(item_id=item_id, score=score, position=position, reason=reason)
     if ranking.row is not None:
-        response.row.epoch = ranking.row.epoch
-        response.row.interactions_offset = ranking.row.interactions_offset
-        response.row.users_offset = ranking.row.users_offset
+        response.row.CopyFrom(_row(ranking.row))
     for stage in ranking.stages:
         response.stages.add(stage=stage.name, micros=stage.micros)
     return response

@@ -22,6 +22,7 @@ from stores.online import open_online_reader
 from gateway.admission import Admission, LoopLag
 from gateway.breaker import Breaker
 from gateway.errors import BundleRefused, GatewayError, Reason, Unavailable
+from gateway.explaining import Recent
 from gateway.impression_log import ImpressionLog
 from gateway.impressions import Impressions
 from gateway.in_force import InForce
@@ -73,6 +74,7 @@ class Common:
             count=lambda outcome: shared.metrics.impressions.labels(outcome).inc(),
             on_error=_Throttled("impression lost", usecase.name),
         )
+        self.recent = Recent()
 
     async def close(self, budget_s: float) -> None:
         """Flush the impressions, for at most `budget_s`, and close the lists."""
@@ -109,7 +111,7 @@ class Serving:
             busy=lambda: shared.lag.worst_s() > BUSY_S,
             count=lambda outcome: metrics.shadow.labels(name, outcome).inc(),
         )
-        self.ranker = self._ranker(metrics, self._shadowing)
+        self.ranker = self._ranker(metrics, common.recent.before(self._shadowing))
 
     def start(self) -> None:
         """Begin to read the log."""
