@@ -136,7 +136,17 @@ def run_precompute(
         plan = Plan(spec.name, run_id, time_us, list_length=length, candidates=spec.candidates.limit)
         users = len(rows.all_ids())
         bars.stage("score and write users", users)
-        generation = run(plan, layout, serving.bundle, rows, items, store, threads=2, progress=bars.advance)
+        generation = run(
+            plan,
+            layout,
+            serving.bundle,
+            rows,
+            items,
+            store,
+            threads=2,
+            device=settings.scoring_device,
+            progress=bars.advance,
+        )
     finally:
         rows.close()
         store.close()

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from bundle import Bundle, IntInputs
+from bundle import Bundle, Device, DeviceError, IntInputs, check_golden
 from definitions.assembly import Assembled, RequestContext, assemble, past_items
 from definitions.item_snapshot import ItemSnapshot
 from definitions.layout import Layout
@@ -18,7 +18,7 @@ from definitions.packed import unpack_user_row
 from stores.batch import BatchStore, Pointer, RunSummary, UserList, bucket_of, buckets_for
 from stores.online import OnlineStore
 
-from pipelines.errors import BadInputError
+from pipelines.errors import BadInputError, UnavailableError
 
 Progress = Callable[[int], None]
 """Called with how many more users are done."""
@@ -59,13 +59,18 @@ def precompute(
     store: BatchStore,
     *,
     threads: int,
+    device: Device = "cpu",
     progress: Progress,
 ) -> Generation:
     """Score every user that has an online row, write the lists bucket by bucket, verify, and flip the pointer.
 
     A run that was cut off continues with the buckets it has not finished; a finished `run_id` changes no row.
 
+    `device`: where the model runs; on a GPU it must first score the bundle's golden rows.
+
     Raises:
+        UnavailableError: there is no such device here.
+        bundle.GoldenError: the device scores otherwise than what was trained.
         BadInputError: there is no user row or no item to rank, or the model reads another layout.
         stores.errors.StoreError: the store failed, or the generation read back is not the one that was written.
     """
@@ -80,12 +85,12 @@ def precompute(
             f"{plan.usecase}: model {bundle.manifest.name} {bundle.manifest.version} reads layout "
             f"{bundle.manifest.layout_hash:08x}, the use case is {layout.layout_hash:08x}; train and deploy again"
         )
+    score = _scorer(bundle, layout, threads, device)
     begun = store.run(plan.usecase, plan.run_id)
     buckets = buckets_for(len(users)) if begun is None else begun.buckets  # users may have come since it began
     version = f"{bundle.manifest.name}/{bundle.manifest.version}"
     store.create_run(plan.usecase, plan.run_id, buckets, version)
     finished = store.finished_buckets(plan.usecase, plan.run_id)
-    score = _scorer(bundle, layout, threads)
     for bucket, members in _by_bucket(users, buckets):
         if bucket not in finished:
             lists = _lists(plan, layout, rows, items, candidates, members, score)
@@ -102,8 +107,14 @@ def _by_bucket(users: npt.NDArray[np.uint64], buckets: int) -> Iterator[tuple[in
     yield from members.items()
 
 
-def _scorer(bundle: Bundle, layout: Layout, threads: int) -> _Scores:
-    model = bundle.model(threads)
+def _scorer(bundle: Bundle, layout: Layout, threads: int, device: Device) -> _Scores:
+    try:
+        model = bundle.model(threads, device)
+    except DeviceError as exc:
+        raise UnavailableError(str(exc)) from exc
+    if device != "cpu":  # on the CPU they were scored when the bundle was read
+        golden = bundle.golden
+        check_golden(f"{bundle.manifest.name} on {device}", golden.scores, model.score(golden.features, golden.ints))
     ints = IntInputs.of(bundle, layout)
 
     def score(assembled: Sequence[Assembled]) -> npt.NDArray[np.float32]:

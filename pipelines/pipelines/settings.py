@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 from typing import Final, Literal
 
+from bundle import Device
 from pydantic import Field
 from servicekit.settings import PREFIX, Derived, Endpoint, Folder, FolderOrUri, ProcessSettings, in_checkout, under_home
 
-TritonProfile = Literal["python", "onnxruntime_cpu", "onnxruntime_gpu"]
+TritonProfile = Literal["python", "onnxruntime_cpu", "onnxruntime_gpu", "onnxruntime_tensorrt"]
 """`python`: native Triton, whose wheel has no ONNX backend. The others: NVIDIA's image."""
 
 
@@ -37,8 +38,13 @@ class Settings(ProcessSettings):
     )
     triton_profile: TritonProfile = Field(
         default="python",
-        description="Backend that deploy configures: `python` for the native Triton, `onnxruntime_cpu` or "
-        "`onnxruntime_gpu` for NVIDIA's image.",
+        description="Backend that deploy configures: `python` for the native Triton, `onnxruntime_cpu`, "
+        "`onnxruntime_gpu` or `onnxruntime_tensorrt` for NVIDIA's image.",
+    )
+    scoring_device: Device = Field(
+        default="cpu",
+        description="Where batch work (precompute) scores: `cpu`, or `cuda` or `tensorrt` with onnxruntime-gpu "
+        "(`make gpu`).",
     )
     triton_templates: Folder = Field(
         default_factory=in_checkout("infra/triton"),

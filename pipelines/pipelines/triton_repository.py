@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from bundle import Bundle, Manifest, TensorSpec
+from bundle import ROW_BUCKETS, Bundle, Manifest, TensorSpec
+from bundle.devices import GPU_MEMORY
 
 from pipelines.errors import DeployError
 from pipelines.settings import TritonProfile
@@ -16,7 +17,7 @@ from pipelines.settings import TritonProfile
 _TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
 _CONFIG = "config.pbtxt"
 _TENSOR = re.compile(r"^(?:input|output) \[.*$", re.MULTILINE)
-_WARM_ROWS = (128, 256, 512, 1024, 2048)  # warmed up on a GPU; `Rank` takes 2,000 at most
+_MAX_ROWS = 8192  # of one execution, as the template says
 
 
 @dataclass(frozen=True)
@@ -112,16 +113,20 @@ class Repository:
 
     def render(self, manifest: Manifest, live: Sequence[int]) -> str:
         """Text of `config.pbtxt` for the versions `live`."""
-        gpu = self.profile == "onnxruntime_gpu"
+        gpu = self.profile in ("onnxruntime_gpu", "onnxruntime_tensorrt")
+        extra = _gpu(manifest) if gpu else ""
+        if self.profile == "onnxruntime_tensorrt":
+            extra += "\n" + _tensorrt(manifest)
         return Template(self._template("config.pbtxt.template")).substitute(
             name=self.name_of(manifest),
             backend="python" if self.profile == "python" else "onnxruntime",
             file="model.py" if self.profile == "python" else "model.onnx",
+            preferred=f"preferred_batch_size: [ {', '.join(map(str, ROW_BUCKETS))} ]" if gpu else "",
             kind="KIND_GPU" if gpu else "KIND_CPU",
             count=2,
             live=", ".join(str(version) for version in sorted(set(live))),
             tensors="\n".join(_tensors(manifest)),
-            extra=_gpu(manifest) if gpu else "",
+            extra=extra or _cpu(self.profile),
         )
 
     def _template(self, name: str) -> str:
@@ -143,19 +148,52 @@ def _tensor(kind: str, spec: TensorSpec) -> str:
     return f'{kind} [ {{ name: "{spec.name}" data_type: {_TYPES[spec.dtype]} dims: [ {spec.shape[1]} ] }} ]'
 
 
+def _cpu(profile: TritonProfile) -> str:
+    """Instances are the parallelism, as in the wrapper."""
+    if profile == "python":
+        return ""
+    threads = ("intra_op_thread_count", "inter_op_thread_count")
+    return "\n".join(f'parameters {{ key: "{name}" value: {{ string_value: "1" }} }}' for name in threads)
+
+
 def _gpu(manifest: Manifest) -> str:
-    """Memory that grows by need, and a warm-up for each padded size."""
+    """Memory that grows by need, and a warm-up for each padded size (onnxruntime_backend's README)."""
     inputs = " ".join(
         f'inputs {{ key: "{spec.name}" value: {{ data_type: {_TYPES[spec.dtype]} dims: [ {spec.shape[1]} ] '
         "zero_data: true } }"
         for spec in manifest.inputs
     )
-    warm = [f'model_warmup [ {{ name: "rows {rows}" batch_size: {rows} {inputs} }} ]' for rows in _WARM_ROWS]
+    warm = [f'model_warmup [ {{ name: "rows {rows}" batch_size: {rows} {inputs} }} ]' for rows in ROW_BUCKETS]
     parameters = [
         'parameters { key: "arena_extend_strategy" value: { string_value: "1" } }',
-        'parameters { key: "gpu_mem_limit" value: { string_value: "2147483648" } }',
+        f'parameters {{ key: "gpu_mem_limit" value: {{ string_value: "{GPU_MEMORY}" }} }}',
     ]
     return "\n".join([*parameters, *warm])
+
+
+def _tensorrt(manifest: Manifest) -> str:
+    """One engine for all sizes: without a profile for every input each new size builds another, for seconds.
+
+    FP32, for scores are held to parity with the CPU's. Engines are kept in the container's own scratch space: they
+    are of one GPU and one TensorRT.
+    """
+
+    def shapes(rows: int) -> str:
+        return ",".join(f"{spec.name}:{rows}x{spec.shape[1]}" for spec in manifest.inputs)
+
+    parameters = {
+        "precision_mode": "FP32",
+        "max_workspace_size_bytes": str(2**30),
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": "/tmp/trt",  # noqa: S108 - of the container
+        "trt_profile_min_shapes": shapes(1),
+        "trt_profile_opt_shapes": shapes(ROW_BUCKETS[0]),
+        "trt_profile_max_shapes": shapes(_MAX_ROWS),
+    }
+    lines = " ".join(f'parameters {{ key: "{key}" value: "{value}" }}' for key, value in parameters.items())
+    return (
+        f'optimization {{ execution_accelerators {{ gpu_execution_accelerator: [ {{ name: "tensorrt" {lines} }} ] }} }}'
+    )
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from bundle import Bundle
 from definitions.events import EventColumns
@@ -17,7 +18,7 @@ from definitions.layout import Layout, layout_of
 from definitions.usecase import Seen, UseCase
 from definitions.user_state import UserTable
 from millrace.events.v1 import events_pb2 as pb
-from pipelines.errors import BadInputError
+from pipelines.errors import BadInputError, UnavailableError
 from pipelines.precompute import Generation, Plan, precompute
 from pipelines.progress import SILENT
 from stores.batch import UserList
@@ -68,6 +69,23 @@ class World:
         return precompute(
             asked, self.layout, self.bundle, self.rows, self.items, store, threads=1, progress=SILENT.advance
         )
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this ONNX Runtime has CUDA")
+def test_a_night_on_a_gpu_that_is_not_there_ends_before_it_begins(world: "World", tmp_path: Path) -> None:
+    """With what to install; no generation is begun, and nothing runs on the CPU instead."""
+    store = Store(tmp_path / "batch.sqlite")
+    store.ensure_schema()
+    asked = Plan("films", RUN, NOW_US)
+
+    with pytest.raises(UnavailableError, match="make gpu"):
+        precompute(
+            asked, world.layout, world.bundle, world.rows, world.items, store, threads=1, device="cuda",
+            progress=SILENT.advance,
+        )  # fmt: skip
+
+    assert store.run("films", RUN) is None
+    store.close()
 
 
 @pytest.fixture

@@ -79,19 +79,60 @@ def test_the_configuration_is_what_triton_parses(tmp_path: Path) -> None:
     assert [("score", 1)] == [(each.name, each.dims[0]) for each in config.output]
 
 
-@pytest.mark.parametrize(("profile", "kind"), [("onnxruntime_cpu", "KIND_CPU"), ("onnxruntime_gpu", "KIND_GPU")])
+@pytest.mark.parametrize(
+    ("profile", "kind"),
+    [("onnxruntime_cpu", "KIND_CPU"), ("onnxruntime_gpu", "KIND_GPU"), ("onnxruntime_tensorrt", "KIND_GPU")],
+)
 def test_the_image_runs_the_graph_itself(tmp_path: Path, profile: TritonProfile, kind: str) -> None:
-    """No Python backend in production; on a GPU each padded size is warmed."""
+    """No Python backend in production; both backends read one template, with the same queue and the same tensors."""
     models = repository(tmp_path, profile)
     bundle = make_bundle(tmp_path)
     models.add(bundle)
 
     config = parsed(models.render(bundle.manifest, [1]))
+    native = parsed(repository(tmp_path).render(bundle.manifest, [1]))
 
     assert ("onnxruntime", "model.onnx") == (config.backend, config.default_model_filename)
     assert kind == model_config_pb2.ModelInstanceGroup.Kind.Name(config.instance_group[0].kind)
-    assert (len(config.model_warmup) > 0) == (profile == "onnxruntime_gpu")
     assert not (tmp_path / "models" / "films" / "1" / "model.py").exists()
+    assert native.dynamic_batching.default_queue_policy == config.dynamic_batching.default_queue_policy
+    assert (list(native.input), list(native.output)) == (list(config.input), list(config.output))
+
+
+@pytest.mark.parametrize("profile", ["onnxruntime_gpu", "onnxruntime_tensorrt"])
+def test_a_gpu_is_warmed_for_every_padded_size(tmp_path: Path, profile: TritonProfile) -> None:
+    """Batches are of padded sizes, each has met the GPU before the version is ready, and memory is bounded."""
+    config = parsed(repository(tmp_path, profile).render(make_bundle(tmp_path).manifest, [1]))
+
+    sizes = [128, 256, 512, 1024, 2048]
+    assert sizes == list(config.dynamic_batching.preferred_batch_size)
+    assert sizes == [each.batch_size for each in config.model_warmup]
+    assert {"features", "int_features"} == set(config.model_warmup[0].inputs)
+    assert str(2**31) == config.parameters["gpu_mem_limit"].string_value
+    assert config.dynamic_batching.max_queue_delay_microseconds == 0
+
+
+def test_tensorrt_has_one_profile_of_all_inputs(tmp_path: Path) -> None:
+    """An input without one would build an engine for each new size; precision stays that of the parity bar."""
+    bundle = make_bundle(tmp_path)
+    config = parsed(repository(tmp_path, "onnxruntime_tensorrt").render(bundle.manifest, [1]))
+    plain = parsed(repository(tmp_path, "onnxruntime_gpu").render(bundle.manifest, [1]))
+
+    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert accelerator.name == "tensorrt"
+    assert accelerator.parameters["precision_mode"] == "FP32"
+    assert accelerator.parameters["trt_profile_min_shapes"] == "features:1x2,int_features:1x1"
+    assert accelerator.parameters["trt_profile_max_shapes"] == "features:8192x2,int_features:8192x1"
+    assert not plain.HasField("optimization")
+
+
+def test_on_a_cpu_instances_are_the_parallelism(tmp_path: Path) -> None:
+    """The image's backend would take every core for each of its two instances."""
+    config = parsed(repository(tmp_path, "onnxruntime_cpu").render(make_bundle(tmp_path).manifest, [1]))
+
+    assert ["1", "1"] == [config.parameters[f"{kind}_op_thread_count"].string_value for kind in ("intra", "inter")]
+    assert not config.model_warmup
+    assert not config.dynamic_batching.preferred_batch_size
 
 
 def test_a_configuration_is_put_back(tmp_path: Path) -> None:

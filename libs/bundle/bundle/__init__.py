@@ -1,8 +1,10 @@
 """The model bundle: manifest, hashes, signature, ONNX admission, golden rows, and a scorer for its graphs."""
 
+from bundle.devices import ROW_BUCKETS, Device, bucket_of
 from bundle.errors import (
     AdmissionError,
     BundleError,
+    DeviceError,
     GoldenError,
     IntegrityError,
     ManifestError,
@@ -18,11 +20,14 @@ from bundle.scorer import OnnxScorer
 from bundle.signature import SIGNATURE, Trust
 
 __all__ = [
+    "ROW_BUCKETS",
     "SIGNATURE",
     "VOCABULARIES",
     "AdmissionError",
     "Bundle",
     "BundleError",
+    "Device",
+    "DeviceError",
     "Found",
     "Golden",
     "GoldenError",
@@ -41,6 +46,7 @@ __all__ = [
     "TowerRetrieval",
     "TrainingWindow",
     "Trust",
+    "bucket_of",
     "bundle_layout",
     "check_golden",
     "load_bundle",

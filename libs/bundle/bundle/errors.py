@@ -27,3 +27,7 @@ class GoldenError(BundleError):
 
 class ScoringError(BundleError):
     """A graph refused its inputs, or answered something that is not one finite score a row."""
+
+
+class DeviceError(BundleError):
+    """A graph was to run on a device that is not there."""

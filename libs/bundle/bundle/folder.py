@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bundle.admission import check_graph
+from bundle.devices import Device
 from bundle.errors import AdmissionError, GoldenError, IntegrityError
 from bundle.manifest import MANIFEST, Manifest, read_manifest, to_json
 from bundle.retrieval import Retrieval, load_retrieval
@@ -63,9 +64,9 @@ class Bundle:
         """The small graph that the gateway runs itself (rung LOCAL_MODEL)."""
         return self.folder / FALLBACK
 
-    def model(self, threads: int = 1) -> OnnxScorer:
-        """`model.onnx` in this process."""
-        return OnnxScorer(self.model_path, threads)
+    def model(self, threads: int = 1, device: Device = "cpu") -> OnnxScorer:
+        """`model.onnx` in this process. DeviceError where the device is not there."""
+        return OnnxScorer(self.model_path, threads, device)
 
     def fallback(self, threads: int = 1) -> OnnxScorer:
         """`fallback.onnx` in this process."""

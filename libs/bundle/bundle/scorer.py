@@ -1,4 +1,4 @@
-"""One ONNX graph in this process: ONNX Runtime on CPU."""
+"""One ONNX graph in this process: ONNX Runtime, on CPU unless a GPU is asked for."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from bundle.devices import Device, check_device, providers_of
 from bundle.errors import AdmissionError, ScoringError
 
 FEATURES = "features"
@@ -14,22 +15,25 @@ SCORE = "score"
 _ERRORS_ONLY = 3
 
 
-def open_graph(path: Path, threads: int = 1) -> ort.InferenceSession:
-    """A session of the graph in a file, on CPU. AdmissionError where ONNX Runtime cannot load it."""
+def open_graph(path: Path, threads: int = 1, device: Device = "cpu") -> ort.InferenceSession:
+    """A session of the graph in a file. AdmissionError where ONNX Runtime cannot load it, DeviceError without a GPU."""
     # From bytes: a graph cannot reach for a file beside it.
-    return open_bytes(path.read_bytes(), path.name, threads)
+    return open_bytes(path.read_bytes(), path.name, threads, device)
 
 
-def open_bytes(graph: bytes, name: str, threads: int = 1) -> ort.InferenceSession:
+def open_bytes(graph: bytes, name: str, threads: int = 1, device: Device = "cpu") -> ort.InferenceSession:
     """The same of a graph in memory; `name` is what an error calls it."""
+    providers = providers_of(device)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
     try:
-        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(graph, options, providers=providers)
     except Exception as exc:  # ONNX Runtime raises a dozen unrelated types
         raise AdmissionError(f"{name}: ONNX Runtime cannot load it ({exc}); export the model again") from exc
+    check_device(session, device)
+    return session
 
 
 class OnnxScorer:
@@ -39,8 +43,8 @@ class OnnxScorer:
         AdmissionError: ONNX Runtime cannot load the graph, or its inputs and outputs are not ours.
     """
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
-        self._session = open_graph(path, threads)
+    def __init__(self, path: Path, threads: int = 1, device: Device = "cpu") -> None:
+        self._session = open_graph(path, threads, device)
         self._name = path.name
         inputs = {i.name: i for i in self._session.get_inputs()}
         outputs = {o.name: o for o in self._session.get_outputs()}
