@@ -14,7 +14,9 @@ from definitions.rules import Rules
 from definitions.usecase import UseCase
 from millrace.events.v1 import events_pb2 as pb
 from pipelines.errors import BadInputError
+from pipelines.explain.logged import explain_decision
 from pipelines.redo import publish, run
+from pipelines.redo.logged import named
 from stores.offline import Lake
 from stores.offline.rows import impressions_table
 
@@ -204,3 +206,32 @@ def test_a_bundle_is_found_by_its_digest_wherever_it_lies(world: World) -> None:
     world.answer(1)
     (world.bundles / "films" / "1").rename(world.bundles / "films" / "77")
     assert world.redo()["passed"]
+
+
+def test_a_decision_is_explained_by_its_own_bundle_and_its_rules(world: World) -> None:
+    """Contributions add up to the logged score's logit; who stands above another by a rule is told which."""
+    world.answer(1)
+    world.redo()
+    decision = named(world.lake, [1])[1]
+    told = explain_decision(decision, world.bundles, world.films, top=100)
+
+    assert decision.item_ids[:SHOWN].tolist() == [item["item_id"] for item in told["items"]]
+    for place, item in enumerate(told["items"]):
+        raw = told["base"] + sum(feature["contribution"] for feature in item["features"])
+        assert raw == pytest.approx(item["raw"], abs=1e-4)
+        assert 1 / (1 + np.exp(-item["raw"])) == pytest.approx(decision.scores[place], abs=1e-5)
+        assert place + 1 == item["position"]
+    best = int(decision.item_ids[np.argmax(decision.scores)])
+    assert [1] == [item["place_by_score"] for item in told["items"] if item["item_id"] == best]
+    lifted = next(place for place in range(1, SHOWN) if decision.scores[place] < decision.scores[place + 1 :].max())
+    above = int(decision.item_ids[lifted])
+    passed = int(decision.item_ids[lifted + 1 + int(np.argmax(decision.scores[lifted + 1 :]))])
+    pair = explain_decision(decision, world.bundles, world.films, [above, passed], top=3)["above"]
+    assert pair["because"] in {"exploration", "diversity", "pins and shares", "rules"}
+    assert pair["gap"] < 0  # by score alone it would lie below
+    with pytest.raises(BadInputError, match="was no candidate"):
+        explain_decision(decision, world.bundles, world.films, [5000], top=3)
+    world.answer(2, rung=pb.RUNG_POPULAR)
+    world.redo()
+    with pytest.raises(BadInputError, match="rung POPULAR: no model scored it"):
+        explain_decision(named(world.lake, [2])[2], world.bundles, world.films, top=3)

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightgbm
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-from bundle import Bundle
+from bundle import Bundle, OnnxScorer
 from bundle.contributions import Contributions, Matrix
 from bundle.scorer import open_bytes
 from bundle.shapley import SAMPLED, BlackBox, Ints
@@ -32,15 +33,18 @@ _LINEAR = ("logged", "center", "scale", "w_scaled", "step_columns", "edges", "w_
 
 
 class GraphExplainer:
-    """Explains `model.onnx` of a bundle. `method`: `coefficients`, `tree SHAP` or `sampled Shapley`."""
+    """Explains a graph of a bundle. `method`: `coefficients`, `tree SHAP` or `sampled Shapley`."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, graph: Path | None = None) -> None:
         """Reads the graph; a black box is compared with the mean of the bundle's golden rows.
+
+        `graph`: its fallback, say; by default `model.onnx`.
 
         Raises:
             TrainingError: trees that compare otherwise than ours.
         """
-        model = onnx.load_from_string(bundle.model_path.read_bytes())
+        graph = graph or bundle.model_path
+        model = onnx.load_from_string(graph.read_bytes())
         said = {each.key: each.value for each in model.metadata_props}
         constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
         trees = [node for node in model.graph.node if node.op_type == "TreeEnsembleRegressor"]
@@ -57,7 +61,7 @@ class GraphExplainer:
             self._encode = _session_for(model, _ENCODED)
             self.method = "coefficients"
         else:
-            self._box = BlackBox(bundle, bundle.model().score)
+            self._box = BlackBox(bundle, OnnxScorer(graph).score)
             self.method = SAMPLED
 
     def contributions(self, features: Matrix, ints: Ints) -> Contributions:

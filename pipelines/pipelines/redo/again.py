@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from bundle import BundleError
 from definitions.errors import DefinitionsError
 from definitions.layout import Layout, layout_of
@@ -122,39 +123,55 @@ def _order(decision: Decision, opened: Opened | None, usecase: UseCase, differs:
         raise Unredoable("only the shown items were logged (impressions.full_features)")
     if not decision.rules:
         raise Unredoable("its rules were not logged: it is older than that")
+    ids, propensities = reranked(decision, Rules.parse(decision.rules), opened, usecase)
+    same = True
+    places = np.flatnonzero(ids != decision.item_ids)
+    if len(places):
+        place, same = int(places[0]), False
+        item = int(ids[place])
+        differs.append(f"order: place {place + 1} has item {decision.item_ids[place]} in the record, {item} made again")
+    drawn = np.flatnonzero(propensities.view(np.uint32) != decision.propensities.view(np.uint32))
+    if len(drawn):
+        place, same = int(drawn[0]), False
+        differs.append(
+            f"propensity: place {place + 1} has {decision.propensities[place]!r} in the record, "
+            f"{propensities[place]!r} made again"
+        )
+    return same
+
+
+def reranked(
+    decision: Decision, rules: Rules, opened: Opened | None, usecase: UseCase
+) -> tuple[npt.NDArray[np.uint64], Floats]:
+    """Item ids uint64 (n,) and propensities float32 (n,) as `rules` order the logged scores.
+
+    `rules`: the decision's own, or what is left of them when some are taken away.
+
+    Raises:
+        Unredoable: not all of what they read was logged.
+    """
     layout = _layout(decision, opened, usecase)
-    reranker = Reranker.of(Rules.parse(decision.rules), layout.item)
-    n, width = len(decision.item_ids), len(reranker.columns)
+    logged = Reranker.of(Rules.parse(decision.rules), layout.item).columns
+    reranker = Reranker.of(rules, layout.item)
+    n, width = len(decision.item_ids), len(logged)
     if len(decision.rule_codes) != 4 * n * width:
         raise Unredoable(f"it has {len(decision.rule_codes)} bytes of codes, its rules read {4 * n * width}")
     by_id = np.argsort(decision.item_ids)  # the record's own order must not help
     vectors = None
     if reranker.wants_vectors and opened is not None and opened.towers is not None:
         vectors = opened.towers.directions(decision.item_ids[by_id])
+    codes = np.frombuffer(decision.rule_codes, "<u4").reshape(n, width)
     made = reranker.order(
         decision.item_ids[by_id],
         decision.scores[by_id],
         decision.shown,
         request_id=decision.request_id,
-        codes=np.frombuffer(decision.rule_codes, "<u4").reshape(n, width)[by_id],
+        codes=codes[by_id][:, [logged.index(column) for column in reranker.columns]],
         last=None if decision.unknown is None else decision.unknown[by_id],
         vectors=vectors,
         explore=decision.rung in BY_MODEL,
     )
-    same = True
-    places = np.flatnonzero(decision.item_ids[by_id][made.order] != decision.item_ids)
-    if len(places):
-        place, same = int(places[0]), False
-        item = int(decision.item_ids[by_id][made.order][place])
-        differs.append(f"order: place {place + 1} has item {decision.item_ids[place]} in the record, {item} made again")
-    drawn = np.flatnonzero(made.propensities.view(np.uint32) != decision.propensities.view(np.uint32))
-    if len(drawn):
-        place, same = int(drawn[0]), False
-        differs.append(
-            f"propensity: place {place + 1} has {decision.propensities[place]!r} in the record, "
-            f"{made.propensities[place]!r} made again"
-        )
-    return same
+    return decision.item_ids[by_id][made.order], made.propensities
 
 
 def _layout(decision: Decision, opened: Opened | None, usecase: UseCase) -> Layout:
