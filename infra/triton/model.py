@@ -25,6 +25,7 @@ class TritonPythonModel:
         graph = (folder / "model.onnx").read_bytes()
         self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._inputs = [each.name for each in self._session.get_inputs()]
+        self._outputs = [each.name for each in self._session.get_outputs()]  # `score`, perhaps `heads`
 
     def execute(self, requests):
         """Concatenate the requests' rows, run the graph once, split the scores again."""
@@ -34,9 +35,13 @@ class TritonPythonModel:
         ]
         feed = {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(self._inputs)}
         try:
-            scores = self._session.run(["score"], feed)[0]
+            outputs = self._session.run(self._outputs, feed)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the callers must be answered
             error = pb_utils.TritonError(f"ONNX Runtime: {exc}")
             return [pb_utils.InferenceResponse(error=error) for _ in requests]
         ends = np.cumsum([len(part[0]) for part in parts])
-        return [pb_utils.InferenceResponse([pb_utils.Tensor("score", rows)]) for rows in np.split(scores, ends[:-1])]
+        split = [np.split(output, ends[:-1]) for output in outputs]
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor(*each) for each in zip(self._outputs, rows, strict=True)])
+            for rows in zip(*split, strict=True)
+        ]

@@ -149,6 +149,8 @@ def load_bundle(folder: Path, *, digest: str | None = None, trust: Trust | None 
                 f"{name}: takes {scorer.columns} float and {scorer.int_columns} int columns, the manifest names "
                 f"{len(manifest.feature_names)} and {len(manifest.int_names)}"
             )
+        if scorer.heads not in ({len(manifest.heads)} if name == MODEL else {len(manifest.heads), 0}):
+            raise AdmissionError(f"{name}: has {scorer.heads} heads, the manifest names {len(manifest.heads)}")
         check_golden(name, expected, scorer.score(golden.features, golden.ints))
     load_retrieval(folder)
     return Bundle(manifest, folder, found, golden)

@@ -49,6 +49,9 @@ class Manifest(_Frozen):
     int_names: tuple[str, ...] = Field(
         default=(), description="columns of input `int_features`, in order; may be empty"
     )
+    heads: dict[str, float] = Field(
+        default_factory=dict, description="columns of output `heads`, in order -> weight in the served score"
+    )
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     window: TrainingWindow
@@ -75,7 +78,10 @@ class Manifest(_Frozen):
             if self.int_names:
                 inputs.append(TensorSpec(name="int_features", dtype="int64", shape=(-1, len(self.int_names))))
             object.__setattr__(self, "inputs", tuple(inputs))
-            object.__setattr__(self, "outputs", (TensorSpec(name="score", dtype="float32", shape=(-1, 1)),))
+            outputs = [TensorSpec(name="score", dtype="float32", shape=(-1, 1))]
+            if self.heads:
+                outputs.append(TensorSpec(name="heads", dtype="float32", shape=(-1, len(self.heads))))
+            object.__setattr__(self, "outputs", tuple(outputs))
         return self
 
 

@@ -12,6 +12,7 @@ from bundle.errors import AdmissionError, ScoringError
 FEATURES = "features"
 INT_FEATURES = "int_features"
 SCORE = "score"
+HEADS = "heads"
 _ERRORS_ONLY = 3
 
 
@@ -48,13 +49,15 @@ class OnnxScorer:
         self._name = path.name
         inputs = {i.name: i for i in self._session.get_inputs()}
         outputs = {o.name: o for o in self._session.get_outputs()}
-        if not set(inputs) <= {FEATURES, INT_FEATURES} or FEATURES not in inputs or set(outputs) != {SCORE}:
+        if not set(inputs) <= {FEATURES, INT_FEATURES} or FEATURES not in inputs or outputs.keys() - {HEADS} != {SCORE}:
             raise AdmissionError(
                 f"{path.name}: inputs {sorted(inputs)} and outputs {sorted(outputs)}; expected `{FEATURES}`, "
-                f"perhaps `{INT_FEATURES}`, and `{SCORE}`"
+                f"perhaps `{INT_FEATURES}`, and `{SCORE}`, perhaps `{HEADS}`"
             )
         _expect(path.name, inputs[FEATURES], "tensor(float)")
-        _expect(path.name, outputs[SCORE], "tensor(float)")
+        for output in outputs.values():
+            _expect(path.name, output, "tensor(float)")
+        self.heads: int = int(outputs[HEADS].shape[1]) if HEADS in outputs else 0
         self.columns: int = int(inputs[FEATURES].shape[1])
         self.int_columns: int = 0
         if INT_FEATURES in inputs:
@@ -76,6 +79,17 @@ class OnnxScorer:
         Raises:
             ScoringError: wrong shape or type, or ONNX Runtime failed.
         """
+        return self._run(SCORE, 1, features, ints)[:, 0]
+
+    def predictions(
+        self, features: npt.NDArray[np.float32], ints: npt.NDArray[np.int64] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """What is served of n candidate rows: float32 (n, heads), to be weighted; of a graph without heads `score`."""
+        return self._run(HEADS, self.heads, features, ints) if self.heads else self.score(features, ints)
+
+    def _run(
+        self, output: str, width: int, features: npt.NDArray[np.float32], ints: npt.NDArray[np.int64] | None
+    ) -> npt.NDArray[np.float32]:
         if features.ndim != 2 or features.shape[1] != self.columns or features.dtype != np.float32:
             raise ScoringError(
                 f"{self._name}: features are {features.dtype} {features.shape}, expected float32 (n, {self.columns})"
@@ -89,14 +103,16 @@ class OnnxScorer:
                 )
             feed[INT_FEATURES] = ints
         if len(features) == 0:
-            return np.empty(0, np.float32)
+            return np.empty((0, width), np.float32)
         try:
-            scores = np.asarray(self._session.run([SCORE], feed)[0])
+            scores = np.asarray(self._session.run([output], feed)[0])
         except Exception as exc:  # ONNX Runtime raises a dozen unrelated types
             raise ScoringError(f"{self._name}: ONNX Runtime failed ({exc})") from exc
-        if scores.shape != (len(features), 1) or scores.dtype != np.float32:
-            raise ScoringError(f"{self._name}: scores are {scores.dtype} {scores.shape}, expected float32 (n, 1)")
-        return scores[:, 0]
+        if scores.shape != (len(features), width) or scores.dtype != np.float32:
+            raise ScoringError(
+                f"{self._name}: `{output}` is {scores.dtype} {scores.shape}, expected float32 (n, {width})"
+            )
+        return scores
 
 
 def _expect(name: str, tensor: ort.NodeArg, kind: str) -> None:

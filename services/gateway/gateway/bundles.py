@@ -70,6 +70,7 @@ class BundleLoader:
                 ints=IntInputs.of(bundle, layout),
                 layout=layout,
                 sources=sources_of(bundle.retrieval()),
+                heads=manifest.heads,
                 rungs=manifest.rungs or {},
                 explain=BundleExplainer(bundle),
                 golden=(bundle.golden.features, bundle.golden.ints if manifest.int_names else None),
@@ -93,6 +94,7 @@ class InTriton:
             manifest.version,
             columns=len(manifest.feature_names),
             int_columns=len(manifest.int_names),
+            heads=len(manifest.heads),
         )
 
 

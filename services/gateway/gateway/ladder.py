@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from definitions.assembly import Assembled
 from definitions.candidates import Eligible, first
+from definitions.heads import combined
 
 from gateway.admission import Admission
 from gateway.breaker import Breaker
@@ -72,7 +73,8 @@ class Meter(Protocol):
 class Job:
     """What the rungs score: candidates uint64 (n,) without duplicates, with their features.
 
-    `asked` tells whether the caller named them; if not, a rung may answer with eligible others.
+    `asked` tells whether the caller named them; if not, a rung may answer with eligible others. `weights` float32 (H,)
+    of the model's heads.
     """
 
     query: Query
@@ -83,6 +85,7 @@ class Job:
     active: ActiveModel | None
     popularity: Popularity
     eligible: Eligible
+    weights: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,7 @@ class LocalStep:
 async def _run(active: ActiveModel, *, local: bool, job: Job, budget_s: float) -> Floats:
     scorer = active.local if local and active.local is not None else active.model
     ints = active.ints(job.assembled.user_ints, job.assembled.item_ints)
-    scores = await scorer.score(job.assembled.features, ints, budget_s)
+    scores = combined(await scorer.score(job.assembled.features, ints, budget_s), job.weights)
     if scores.shape != (len(job.candidates),) or scores.dtype != np.float32 or not finite(scores):
         raise Unavailable("bad_scores", f"version {active.version}")
     return scores

@@ -22,8 +22,8 @@ class Graph(Protocol):
     columns: int
     int_columns: int
 
-    def score(self, features: Floats, ints: Ints | None = None) -> Floats:
-        """Scores float32 (n,)."""
+    def predictions(self, features: Floats, ints: Ints | None = None) -> Floats:
+        """Scores float32 (n,), or heads float32 (n, H)."""
         ...
 
 
@@ -49,14 +49,14 @@ class LocalModel:
         self._row_s = _seconds_per_row(graph)
 
     async def score(self, features: Floats, ints: Ints | None, budget_s: float) -> Floats:
-        """Scores float32 (n,); NaN is the caller's to refuse.
+        """Scores float32 (n,) or heads (n, H); NaN is the caller's to refuse.
 
         Raises:
             Unavailable: `time`, `in_flight` (the queue is full) or `error`.
         """
         try:
             if self._row_s * len(features) <= INLINE_S:
-                return self._graph.score(features, ints)
+                return self._graph.predictions(features, ints)
             return await self._on_worker(features, ints, budget_s)
         except BundleError as exc:
             raise Unavailable("error", str(exc)) from exc
@@ -66,7 +66,7 @@ class LocalModel:
         if worker.waiting >= worker.max_waiting:
             raise Unavailable("in_flight", f"{worker.waiting} scorings wait")
         worker.waiting += 1
-        work = asyncio.get_running_loop().run_in_executor(worker.pool, self._graph.score, features, ints)
+        work = asyncio.get_running_loop().run_in_executor(worker.pool, self._graph.predictions, features, ints)
         work.add_done_callback(lambda done: self._ended(done))
         try:
             async with asyncio.timeout(budget_s):
@@ -87,6 +87,6 @@ def _seconds_per_row(graph: Graph) -> float:
     best = float("inf")
     for _ in range(3):
         began = time.perf_counter()
-        graph.score(features, ints)
+        graph.predictions(features, ints)
         best = min(best, time.perf_counter() - began)
     return best / _PROBE_ROWS

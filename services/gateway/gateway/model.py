@@ -18,7 +18,7 @@ class Scorer(Protocol):
     """One model version behind one way of running it."""
 
     async def score(self, features: Floats, ints: Ints | None, budget_s: float) -> Floats:
-        """Scores float32 (n,), all finite, of features float32 (n, F) and ints int64 (n, K).
+        """Scores float32 (n,), or predictions (n, H) of heads, all finite, of features float32 (n, F) and ints (n, K).
 
         Waits at most `budget_s`.
 
@@ -69,7 +69,8 @@ class ActiveModel:
     `layout`: what its rows and inputs are made by. `health`: how it did lately, on whatever rung and for whomever.
     `sources`: what the bundle finds candidates with. `rungs`: rung -> NDCG@10 that the bundle says of its answers.
     `golden`: rows that came with the bundle, features float32 (k, F) and ints int64 (k, K) as the graph takes them.
-    `explain`: says what each feature adds, not for the event loop.
+    `explain`: says what each feature adds, not for the event loop. `heads`: name -> weight that it was trained with, in
+    the order of their predictions; empty for a model with one score.
     """
 
     name: str
@@ -84,6 +85,7 @@ class ActiveModel:
     rungs: Mapping[str, float | None] = field(default_factory=dict)
     golden: tuple[Floats, Ints | None] | None = None
     explain: Explain | None = None
+    heads: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

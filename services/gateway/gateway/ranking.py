@@ -22,6 +22,7 @@ from gateway.popularity import Popularity
 from gateway.query import (
     DEFAULT_LIMIT,
     MAX_ITEMS,
+    Floats,
     Ids,
     Ints,
     Query,
@@ -189,6 +190,7 @@ class Ranker:
             active=choice.model,
             popularity=popularity,
             eligible=eligible,
+            weights=_weights(choice.model, choice.rules),
         )
         climb = await self._ladder.climb(job, deadline, watch.lap) if len(candidates) else _nothing(candidates)
         if climb.scored.item_ids is not candidates:  # the rung brought other items
@@ -333,6 +335,11 @@ def _version(row: UserRow | None) -> RowVersion | None:
     if row is None:
         return None
     return RowVersion(row.header.epoch, row.header.interactions_offset, row.header.users_offset)
+
+
+def _weights(model: ActiveModel | None, rules: ServingRules) -> Floats | None:
+    """Of the model's heads, as the rules say."""
+    return None if model is None or not model.heads else rules.weights(model.digest, model.heads)
 
 
 def _wanted(query: Query) -> int:

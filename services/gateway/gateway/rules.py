@@ -1,5 +1,6 @@
 """A use case's serving rules, compiled for one layout: once when they change, never for a request."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from definitions.assembly import RequestContext
 from definitions.attributes import category_code
 from definitions.features import LastK
+from definitions.heads import head_weights
 from definitions.item_snapshot import Attributes
 from definitions.layout import Layout
 from definitions.plan import CodeSlots
@@ -66,10 +68,18 @@ class ServingRules:
         # By the place of the source among the candidates' sources; the last, so place -1, is what filled them up.
         self.reasons: tuple[str, ...] = (*(["pinned"] if len(self.pinned) else []), *names, "popular")
         self.history = _history(rules.candidates.history, layout)
+        self._weights: dict[str, npt.NDArray[np.float32]] = {}  # by the bundle's digest
         self._quotas = rules.candidates.quotas(rules.candidates.limit)
         filters = [_compiled(each, layout) for each in rules.filters]
         self._numbers = [each for each in filters if isinstance(each, _NumberFilter)]
         self._codes = [each for each in filters if isinstance(each, _CodeFilter)]
+
+    def weights(self, digest: str, trained: Mapping[str, float]) -> npt.NDArray[np.float32]:
+        """Of the heads of a bundle, float32 (H,): worked out once."""
+        found = self._weights.get(digest)
+        if found is None:
+            found = self._weights[digest] = head_weights(trained, self.rules.heads)
+        return found
 
     def quotas(self, limit: int) -> tuple[int, ...]:
         """How many of `limit` candidates each source may bring."""

@@ -8,6 +8,7 @@ from itertools import cycle, islice
 from typing import Final, Literal
 
 import numpy as np
+from definitions.heads import combined, head_weights
 
 from gateway.errors import Unavailable
 from gateway.in_force import InForce
@@ -141,7 +142,7 @@ async def _scores(
     model: ActiveModel, features: Floats, ints: Ints | None, budget_s: float, *, local: bool = False
 ) -> Floats:
     scorer = model.local if local and model.local is not None else model.model
-    scores = await scorer.score(features, ints, budget_s)
+    scores = combined(await scorer.score(features, ints, budget_s), head_weights(model.heads, {}))
     if scores.shape != (len(features),) or scores.dtype != np.float32 or not finite(scores):
         raise Unavailable("bad_scores", f"version {model.version}")
     return scores

@@ -205,18 +205,23 @@ def _translated(reply: Reply) -> Unavailable:
 
 
 class TritonModel:
-    """One pinned version of one model: a `Scorer`. `ints` are sent if `int_columns` is not 0."""
+    """One pinned version of one model: a `Scorer`. `ints` are sent if `int_columns` is not 0; of several `heads` their
+    predictions are asked for instead of the score.
+    """
 
-    def __init__(self, client: TritonClient, name: str, version: int, *, columns: int, int_columns: int) -> None:
+    def __init__(
+        self, client: TritonClient, name: str, version: int, *, columns: int, int_columns: int, heads: int = 0
+    ) -> None:
         self._client = client
         self._name = name
         self._version = str(version)
         self._columns = columns
         self._int_columns = int_columns
-        self._heads: dict[int, bytes] = {}  # by rows, of which a request has 2,000 at most
+        self._output, self._width = ("heads", heads) if heads else ("score", 1)
+        self._fixed: dict[int, bytes] = {}  # by rows, of which a request has 2,000 at most
 
     async def score(self, features: Floats, ints: Ints | None, budget_s: float) -> Floats:
-        """Scores float32 (n,) of features float32 (n, F) and ints int64 (n, K).
+        """Scores float32 (n,), or heads (n, H), of features float32 (n, F) and ints int64 (n, K).
 
         Raises:
             Unavailable: also with `bad_scores`, where the answer is not one finite float32 a row.
@@ -230,8 +235,8 @@ class TritonModel:
     def _request(self, features: Floats, ints: Ints | None, budget_s: float) -> list[Part]:
         """A ModelInferRequest's bytes: fields may come in any order, and the tensors' bytes are copied once."""
         rows = len(features)
-        if (head := self._heads.get(rows)) is None:
-            head = self._heads[rows] = self._head(rows)
+        if (head := self._fixed.get(rows)) is None:
+            head = self._fixed[rows] = self._head(rows)
         timeout = varint(max(1, int(budget_s * 1e6)))  # ends its wait in Triton's queue
         parts: list[Part] = [head, _TIMEOUT % (b"%c" % (12 + len(timeout)), b"%c" % (1 + len(timeout)), timeout)]
         tensors: list[Floats | Ints] = [np.ascontiguousarray(features, "<f4")]
@@ -247,15 +252,19 @@ class TritonModel:
         request.inputs.add(name="features", datatype="FP32", shape=(rows, self._columns))
         if self._int_columns:
             request.inputs.add(name="int_features", datatype="INT64", shape=(rows, self._int_columns))
+        if self._output != "score":
+            request.outputs.add(name=self._output)
         return cast("bytes", request.SerializeToString())
 
     def _scores(self, response: pb.ModelInferResponse, rows: int) -> Floats:
         if len(response.outputs) != 1 or len(response.raw_output_contents) != 1:
             raise Unavailable("bad_scores", f"{len(response.outputs)} outputs, expected 1")
         output, raw = response.outputs[0], response.raw_output_contents[0]
-        if output.datatype != "FP32" or tuple(output.shape) not in ((rows, 1), (rows,)) or len(raw) != 4 * rows:
-            raise Unavailable("bad_scores", f"{output.datatype} {tuple(output.shape)}, expected FP32 ({rows}, 1)")
+        width, shape = self._width, tuple(output.shape)
+        fits = shape == (rows, width) or (width == 1 and shape == (rows,))
+        if output.datatype != "FP32" or not fits or len(raw) != 4 * rows * width:
+            raise Unavailable("bad_scores", f"{output.datatype} {shape}, expected FP32 ({rows}, {width})")
         scores = np.frombuffer(raw, np.float32)
         if not np.isfinite(scores).all():
             raise Unavailable("bad_scores", f"{int((~np.isfinite(scores)).sum())} of {rows} are NaN or infinite")
-        return scores
+        return scores if width == 1 else scores.reshape(rows, width)

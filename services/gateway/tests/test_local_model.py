@@ -22,7 +22,7 @@ class FakeGraph:
         self.threads: list[str] = []
         self.fails = False
 
-    def score(self, features: np.ndarray, ints: np.ndarray | None = None) -> np.ndarray:
+    def predictions(self, features: np.ndarray, ints: np.ndarray | None = None) -> np.ndarray:
         assert ints is None
         self.threads.append(threading.current_thread().name)
         self.gate.wait(5.0)
