@@ -219,4 +219,4 @@ def _figure(value: Any) -> str:
 
 
 # The larger ones have modules of their own, which add their command to `app`.
-from millrace_cli import bench_gateway, bench_ladder, bench_swap  # noqa: E402, F401
+from millrace_cli import bench_gateway, bench_gpu, bench_ladder, bench_swap  # noqa: E402, F401

@@ -77,6 +77,30 @@ def run(
         TrainingError: a model cannot be trained here; deep ones need PyTorch.
         DeployError, UnavailableError: Triton refused, or does not answer.
     """
+    layout, data, knocked, late = prepared(usecase, dataset, rows=rows, seed=seed, progress=progress)
+    table = []
+    with tempfile.TemporaryDirectory(prefix="millrace-parity-") as folder, threadpool_limits(THREADS):
+        for name in models:
+            progress.stage(name)
+            table.append({"model": name, **_one(name, layout, data, knocked, triton, repository, Path(folder), seed)})
+    result = {
+        "what": f"{len(table)} models, each fitted on {late:,} rows of {dataset.source}, scored on "
+        f"{len(knocked.user_id):,} rows with {ABSENT:.0%} of codes and number attributes absent, by framework, ONNX "
+        "Runtime and Triton",
+        "models": [row["model"] for row in table],
+        "rows": len(knocked.user_id),
+        "max_abs": max(max(row["onnx_max_abs"], row["triton_max_abs"]) for row in table),
+        "rank_flips": sum(row["onnx_flips"] + row["triton_flips"] for row in table),
+        "table": table,
+    }
+    bars = [at_most(result, "max_abs", MAX_DIFFERENCE), at_most(result, "rank_flips", 0)]
+    return {**result, "bars": [*bars, at_least(result, "rows", PARITY_ROWS)]}
+
+
+def prepared(
+    usecase: UseCase, dataset: Dataset, *, rows: int, seed: int, progress: Progress
+) -> tuple[Layout, TrainData, Rows, int]:
+    """The layout, what models are fitted on, `rows` rows to score with cells knocked out, and how many were fitted."""
     progress.stage("build rows")
     layout = layout_of(may_be_missing(usecase))
     log = Log.of_dataset(dataset)
@@ -88,24 +112,7 @@ def run(
     data, _ = train_data(layout, examples, split, log=log, progress=progress)
     ints = unknown_some(data.inputs.ints_of(layout, examples.user_ints, examples.item_ints), seed)
     asked = slice(0, rows)
-    knocked = Rows(examples.features[asked], ints[asked], examples.user_id[asked])
-    table = []
-    with tempfile.TemporaryDirectory(prefix="millrace-parity-") as folder, threadpool_limits(THREADS):
-        for name in models:
-            progress.stage(name)
-            table.append({"model": name, **_one(name, layout, data, knocked, triton, repository, Path(folder), seed)})
-    result = {
-        "what": f"{len(table)} models, each fitted on {len(late):,} rows of {dataset.source}, scored on "
-        f"{len(knocked.user_id):,} rows with {ABSENT:.0%} of codes and number attributes absent, by framework, ONNX "
-        "Runtime and Triton",
-        "models": [row["model"] for row in table],
-        "rows": len(knocked.user_id),
-        "max_abs": max(max(row["onnx_max_abs"], row["triton_max_abs"]) for row in table),
-        "rank_flips": sum(row["onnx_flips"] + row["triton_flips"] for row in table),
-        "table": table,
-    }
-    bars = [at_most(result, "max_abs", MAX_DIFFERENCE), at_most(result, "rank_flips", 0)]
-    return {**result, "bars": [*bars, at_least(result, "rows", PARITY_ROWS)]}
+    return layout, data, Rows(examples.features[asked], ints[asked], examples.user_id[asked]), len(late)
 
 
 def may_be_missing(usecase: UseCase) -> UseCase:

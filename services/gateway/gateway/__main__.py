@@ -94,7 +94,7 @@ class Gateway:
         make_scorer: MakeScorer = InProcess(self._worker)
         if settings.triton is not None:
             self._triton = triton = TritonClient(settings.triton, on_orphan=self._metrics.orphans.inc)
-            make_scorer = InTriton(triton)
+            make_scorer = InTriton(triton, pad_rows=settings.triton_pad_rows)
             self._watch("triton_in_flight", "Calls to Triton under way, orphans included.", lambda: triton.in_flight)
         self._watch("loop_lag_seconds", "Worst delay of the event loop in the last second.", self._lag.worst_s)
         self._rankers: dict[str, Ranker] = {}

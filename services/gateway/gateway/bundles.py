@@ -80,10 +80,11 @@ class BundleLoader:
 
 
 class InTriton:
-    """Rung MODEL by Triton."""
+    """Rung MODEL by Triton; `pad_rows` for one on a GPU."""
 
-    def __init__(self, client: TritonClient) -> None:
+    def __init__(self, client: TritonClient, *, pad_rows: bool = False) -> None:
         self._client = client
+        self._pad_rows = pad_rows
 
     def __call__(self, bundle: Bundle, pin: pb.ModelPin) -> Scorer:
         """The version as Triton serves it."""
@@ -95,6 +96,7 @@ class InTriton:
             columns=len(manifest.feature_names),
             int_columns=len(manifest.int_names),
             heads=len(manifest.heads),
+            pad_rows=self._pad_rows,
         )
 
 

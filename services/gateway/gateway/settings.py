@@ -30,6 +30,9 @@ class Settings(EdgeSettings):
     triton: Endpoint | None = Field(
         None, description="host:port of Triton's gRPC endpoint; unset = the model runs in this process."
     )
+    triton_pad_rows: bool = Field(
+        default=False, description="Pads calls to Triton to 128, 256, 512, 1,024 or 2,048 rows; for a Triton on a GPU."
+    )
     bundles: Folder = Field(
         default_factory=under_home("bundles"), description="Folder of the model bundles: `<name>/<version>/`."
     )

@@ -7,10 +7,12 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 import grpc
 import numpy as np
+import numpy.typing as npt
+from bundle import bucket_of
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
@@ -18,6 +20,8 @@ from gateway.errors import Unavailable
 from gateway.http2 import OK, UNAVAILABLE, Connection, Part, Reply, request_headers
 from gateway.query import Floats, Ints
 from gateway.wire import varint
+
+Scalar = TypeVar("Scalar", np.float32, np.int64)
 
 METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 MAX_IN_FLIGHT: Final = 64
@@ -206,17 +210,27 @@ def _translated(reply: Reply) -> Unavailable:
 
 class TritonModel:
     """One pinned version of one model: a `Scorer`. `ints` are sent if `int_columns` is not 0; of several `heads` their
-    predictions are asked for instead of the score.
+    predictions are asked for instead of the score. `pad_rows`: a call has as many rows as one of the sizes that a GPU
+    was warmed up for.
     """
 
     def __init__(
-        self, client: TritonClient, name: str, version: int, *, columns: int, int_columns: int, heads: int = 0
+        self,
+        client: TritonClient,
+        name: str,
+        version: int,
+        *,
+        columns: int,
+        int_columns: int,
+        heads: int = 0,
+        pad_rows: bool = False,
     ) -> None:
         self._client = client
         self._name = name
         self._version = str(version)
         self._columns = columns
         self._int_columns = int_columns
+        self._pad_rows = pad_rows
         self._output, self._width = ("heads", heads) if heads else ("score", 1)
         self._fixed: dict[int, bytes] = {}  # by rows, of which a request has 2,000 at most
 
@@ -226,9 +240,13 @@ class TritonModel:
         Raises:
             Unavailable: also with `bad_scores`, where the answer is not one finite float32 a row.
         """
+        rows = sent = len(features)
+        if self._pad_rows:
+            sent = bucket_of(rows)
+            features, ints = _padded(features, sent), None if ints is None else _padded(ints, sent)
         answer = await self._client.infer(self._request(features, ints, budget_s), budget_s)
         try:
-            return self._scores(pb.ModelInferResponse.FromString(answer), len(features))
+            return self._scores(pb.ModelInferResponse.FromString(answer), sent)[:rows]
         except DecodeError as exc:
             raise Unavailable("bad_scores", f"no ModelInferResponse: {exc}") from exc
 
@@ -268,3 +286,10 @@ class TritonModel:
         if not np.isfinite(scores).all():
             raise Unavailable("bad_scores", f"{int((~np.isfinite(scores)).sum())} of {rows} are NaN or infinite")
         return scores if width == 1 else scores.reshape(rows, width)
+
+
+def _padded(rows: npt.NDArray[Scalar], size: int) -> npt.NDArray[Scalar]:
+    """(n, C) with rows of zeros up to (size, C)."""
+    whole = np.zeros((size, rows.shape[1]), rows.dtype)
+    whole[: len(rows)] = rows
+    return whole

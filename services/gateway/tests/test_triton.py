@@ -98,6 +98,17 @@ async def test_scores_come_from_the_pinned_version_with_the_budget_as_timeout(
     assert ints.tobytes() == request.raw_input_contents[1]
 
 
+async def test_rows_are_padded_for_a_gpu_and_cut_again(triton: tuple[FakeTriton, str], client: TritonClient) -> None:
+    """Three candidates go as 128 rows, a size that was warmed up; the caller sees three scores."""
+    padding = TritonModel(client, "m", 7, columns=COLUMNS, int_columns=1, pad_rows=True)
+
+    scores = await padding.score(FEATURES, np.array([[1], [2], [3]], np.int64), 0.25)
+
+    [request] = triton[0].requests
+    assert FEATURES.sum(axis=1).tolist() == scores.tolist()
+    assert [[128, 4], [128, 1]] == [list(tensor.shape) for tensor in request.inputs]
+
+
 @pytest.mark.parametrize(
     ("wrong", "name"),
     [
