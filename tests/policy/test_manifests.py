@@ -433,6 +433,10 @@ MUTANTS: dict[str, tuple[Policy, Callable[[list[Object]], Any]]] = {
         environment_is_declared,
         lambda o: one(o)["env"].append({"name": "MILLRACE_CHECKPOINTS", "value": "/c"}),
     ),
+    "plaintext in production": (
+        environment_is_declared,
+        lambda o: one(o).update(env=[each for each in one(o)["env"] if "TLS" not in each["name"]]),
+    ),
     "setting twice": (environment_is_declared, lambda o: one(o)["env"].append(one(o)["env"][0])),
     "bad value": (
         environment_is_declared,
@@ -542,6 +546,17 @@ def test_a_retry_of_the_nightly_job_continues_its_generation() -> None:
     arguments = container["args"]
 
     assert "today" == arguments[arguments.index("--run-id") + 1]
+
+
+def test_productions_edge_asks_who_calls() -> None:
+    """The component `secured` reaches both servers; a laptop's cluster does without."""
+    found = {}
+    for overlay in OVERLAYS:
+        objects = list(render(overlay))
+        servers = [containers(find(objects, "Deployment", each))[0] for each in ("gateway", "collector")]
+        found[overlay] = {"MILLRACE_TLS_CLIENT_CA" in environment(each, objects) for each in servers}
+
+    assert {"local": {False}, "prod": {True}} == found
 
 
 def test_production_takes_no_development_convenience() -> None:

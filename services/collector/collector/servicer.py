@@ -54,7 +54,12 @@ class CollectorServicer(collector_pb2_grpc.CollectorServiceServicer):
         return pb.PutItemsResponse(**_answer(outcome))
 
     async def PutUsers(self, request: pb.PutUsersRequest, context: ServicerContext) -> pb.PutUsersResponse:  # noqa: N802
-        """Append users; see the proto."""
+        """Append users; see the proto. Erasing one needs the role `erase`, anything else `batch.write`."""
+        erased = sum(user.deleted for user in request.users)
+        if erased:
+            context.caller.require("erase")
+        if erased < len(request.users):
+            context.caller.require("batch.write")
         try:
             outcome = await self._collector.put_users(request.usecase, request.users, self._budget_s(context))
         except errors.CollectorError as exc:
