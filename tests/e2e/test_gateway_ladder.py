@@ -9,10 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
-import numpy as np
-import onnx
 import pytest
-from bundle import Golden, Manifest, OnnxScorer, TrainingWindow, write_bundle
 from definitions.layout import Layout, layout_of
 from definitions.usecase import load_usecase
 from local_stack.harness import NativeStack
@@ -20,7 +17,6 @@ from millrace.client import Entity, EventClient
 from millrace.events.v1 import events_pb2
 from millrace.ranking.v1 import ranking_pb2 as pb
 from millrace.ranking.v1 import ranking_pb2_grpc
-from onnx import TensorProto, helper, numpy_helper
 from pipelines.deploy import deploy
 from pipelines.triton_repository import Repository
 
@@ -74,57 +70,12 @@ class Traffic:
         pytest.fail(f"no {count} answers of {rung} in a row within {within_s} s: {self.since(moment)[-20:]}")
 
 
-def linear(path: Path, weights: np.ndarray) -> Path:
-    """score = sigmoid(features @ weights)."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["features", "w"], ["logit"]),
-            helper.make_node("Sigmoid", ["logit"], ["score"]),
-        ],
-        "linear",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, len(weights)])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
-        [numpy_helper.from_array(weights.astype(np.float32)[:, None], "w")],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-    return path
-
-
-def bundle_of(folder: Path, parts: Path, layout: Layout, version: int) -> None:
-    """A small honest bundle: two linear graphs over the layout's columns."""
-    columns = len(layout.feature_names)
-    rng = np.random.default_rng(0)
-    model = linear(parts / "model.onnx", rng.normal(size=columns) * 0.01)
-    fallback = linear(parts / "fallback.onnx", rng.normal(size=columns) * 0.01)
-    features = rng.normal(size=(8, columns)).astype(np.float32)
-    none = np.empty((8, 0), np.int64)
-    golden = Golden(features, none, OnnxScorer(model).score(features), OnnxScorer(fallback).score(features))
-    golden.save(parts / "golden.npz")
-    manifest = Manifest(
-        name="movies-ladder",
-        version=version,
-        usecase="movies",
-        revision=1,
-        layout_hash=layout.layout_hash,
-        feature_names=layout.feature_names,
-        window=TrainingWindow(from_us=0, to_us=1),
-        commit="unknown",
-        seeds=(0,),
-        dataset="none",
-        data_hash="00",
-        metrics={},
-        parity={},
-        created_us=1,
-    )
-    write_bundle(folder, manifest, {"model.onnx": model, "fallback.onnx": fallback, "golden.npz": parts / "golden.npz"})
-
-
 @pytest.fixture(scope="module")
-def deployed(stack: NativeStack, tmp_path_factory: pytest.TempPathFactory) -> int:
+def deployed(stack: NativeStack, small_bundle: Callable[[Path, Layout, int], None]) -> int:
     """A model pinned and loaded, and items to rank; the version."""
     version = int(time.time())
     folder = stack.home / "bundles" / "movies-ladder" / str(version)
-    bundle_of(folder, tmp_path_factory.mktemp("parts"), layout_of(load_usecase(ROOT / "usecases/movies.yaml")), version)
+    small_bundle(folder, layout_of(load_usecase(ROOT / "usecases/movies.yaml")), version)
     with EventClient(stack.address("collector"), timeout_s=PATIENCE_S) as client:
         client.put_items("movies", [Entity(id=item, attributes={"genre": [1], "year": 1999}) for item in ITEMS])
     deploy(
