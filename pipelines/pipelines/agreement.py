@@ -43,9 +43,10 @@ class Agreement:
 
 
 def offline_scores(bundle: Bundle, layout: Layout, examples: Examples, threads: int) -> npt.NDArray[np.float32]:
-    """The bundle's scores float32 (n,) of point-in-time rows."""
+    """The scores float32 (n,) of point-in-time rows, as the bundle is served with the weights that it was trained with."""
     inputs = IntInputs.of(bundle, layout)
-    return bundle.model(threads).score(examples.features, inputs(examples.user_ints, examples.item_ints))
+    predictions = bundle.model(threads).predictions(examples.features, inputs(examples.user_ints, examples.item_ints))
+    return bundle.weighed(predictions)
 
 
 def compare(

@@ -120,9 +120,10 @@ def _scorer(bundle: Bundle, layout: Layout, threads: int, device: Device) -> _Sc
     def score(assembled: Sequence[Assembled]) -> npt.NDArray[np.float32]:
         columns = [ints(part.user_ints, part.item_ints) for part in assembled]
         stacked = [part for part in columns if part is not None]
-        return model.score(
+        predictions = model.predictions(
             np.concatenate([part.features for part in assembled]), np.concatenate(stacked) if stacked else None
         )
+        return bundle.weighed(predictions)
 
     return score
 

@@ -30,6 +30,7 @@ features:
   - {name: u_recent, of: user, kind: last_k, action: watch, k: 8}
   - {name: i_watched, of: item, kind: count, action: watch, windows: [all]}
 label: {examples: [watch, view], positive: {watch: {}}, window: 1m}
+heads: {watch: 1, view: -2}
 candidates:
   sources: [{neighbours: 0.5}, {fresh: {by: day, quota: 0.2}}, {popular: {by: [surface, country], quota: 0.3}}]
   limit: 10
@@ -177,8 +178,10 @@ def test_the_mixture_takes_its_quotas_and_nothing_seen_or_deleted(clips: UseCase
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_trained_bundle_has_its_sources_and_they_are_measured(clips: UseCase, log: Log, tmp_path: Path) -> None:
-    """Neighbours find far more of what is watched next than the newest items do; the mixture is measured beside."""
+def test_a_trained_bundle_has_sources_and_heads(clips: UseCase, log: Log, tmp_path: Path) -> None:
+    """Neighbours find far more of what is watched next than the newest items do; the mixture is measured beside. Each
+    head of the YAML is a column of the graph, and its weight data of the manifest, which rules may change.
+    """
     rng = np.random.default_rng(1)
     n = len(log.events)
     ignored = log.events.take(rng.permutation(n)[:600])  # views that no watch follows: the negatives
@@ -198,6 +201,14 @@ def test_a_trained_bundle_has_its_sources_and_they_are_measured(clips: UseCase, 
 
     assert ("neighbours", "popular") == result.sources
     assert {"neighbours.npz", "popular.npz"} <= result.bundle.manifest.files.keys()
+    rows = result.bundle.golden.features
+    model = result.bundle.model()
+    predictions = model.predictions(rows)
+    assert ({"watch": 1, "view": -2}, (len(rows), 2)) == (result.bundle.manifest.heads, predictions.shape)
+    assert np.allclose(predictions[:, 0], model.score(rows), atol=1e-6)  # the label is the first head
+    assert np.allclose(predictions @ [1, -2], result.bundle.weighed(predictions), atol=1e-6)
+    assert np.allclose(predictions @ [1, 5], result.bundle.weighed(predictions, {"view": 5}), atol=1e-6)
+    assert (len(rows), 2) == result.bundle.fallback().predictions(rows).shape
     measured = evaluate_sources(
         layout_of(clips), Log.of_dataset(dataset), result.bundle, rules=clips.candidates, limits=(20,)
     )

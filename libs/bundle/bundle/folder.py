@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from definitions.heads import combined, head_weights
 
 from bundle.admission import check_graph
 from bundle.devices import Device
@@ -71,6 +72,14 @@ class Bundle:
     def fallback(self, threads: int = 1) -> OnnxScorer:
         """`fallback.onnx` in this process."""
         return OnnxScorer(self.fallback_path, threads)
+
+    def weighed(
+        self, predictions: npt.NDArray[np.float32], said: Mapping[str, float] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Scores float32 (n,) as they are served, of `OnnxScorer.predictions`: heads by the weights that rules `said`,
+        else by those that they were trained with.
+        """
+        return combined(predictions, head_weights(self.manifest.heads, said or {}))
 
     def retrieval(self) -> Retrieval:
         """What it finds candidates with; index and tower of one version, or it would not have loaded."""

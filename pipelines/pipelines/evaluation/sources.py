@@ -184,7 +184,8 @@ def _ranked(
     )
     filled = backfill(layout, log.events, log.users, log.items, queries)
     inputs = IntInputs.of(bundle, layout)
-    scores = bundle.model(threads).score(filled.features, inputs(filled.user_ints, filled.item_ints))
+    predictions = bundle.model(threads).predictions(filled.features, inputs(filled.user_ints, filled.item_ints))
+    scores = bundle.weighed(predictions)
     parts = np.split(scores, np.cumsum(lengths)[:-1])
     return [each[np.lexsort((each, -part))] for each, part in zip(lists, parts, strict=True)]
 

@@ -1,6 +1,6 @@
 """The models of one training, on one time split: floors, logistic regression, gradient boosting."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from definitions.layout import Layout
@@ -10,6 +10,7 @@ from pipelines.evaluation.metrics import Metrics, evaluate
 from pipelines.progress import SILENT, Progress
 from pipelines.training import baselines, linear, trees
 from pipelines.training.examples import Examples, Log
+from pipelines.training.heads import fit_heads
 from pipelines.training.inputs import ALL_GROUPS, Inputs, Ints
 from pipelines.training.linear import LinearRanker
 from pipelines.training.ranker import train_data
@@ -28,6 +29,8 @@ class Ladder:
     metrics: dict[str, Metrics]
     ints: Ints
     """int64 (n, K) of all examples: what the graphs take as `int_features`."""
+    heads: Mapping[str, tuple[LinearRanker, TreeRanker]]
+    """Of the use case; empty where the label alone is served."""
 
 
 def fit_ladder(
@@ -58,6 +61,7 @@ def fit_ladder(
     progress.stage("train LightGBM")
     boosted = trees.fit(data, seed=seed, threads=threads, progress=progress)
 
+    heads = fit_heads(layout.usecase, data, seed=seed, threads=threads, progress=progress)
     progress.stage("evaluate")
     base_rate = float(data.fit.label.mean())
     item_mean = baselines.streaming_item_mean(examples.item_id, examples.time_us, examples.label, base_rate)
@@ -69,4 +73,4 @@ def fit_ladder(
     }
     metrics = {name: evaluate(test.label, score, test.user_id, seed=seed) for name, score in scores.items()}
     ints = data.inputs.ints_of(layout, examples.user_ints, examples.item_ints)
-    return Ladder(data.inputs, line, boosted, metrics, ints)
+    return Ladder(data.inputs, line, boosted, metrics, ints, heads)

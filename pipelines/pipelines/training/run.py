@@ -32,6 +32,7 @@ from pipelines.datasets.dataset import Dataset
 from pipelines.datasets.split import Split, split_times
 from pipelines.evaluation.metrics import Metrics
 from pipelines.export import card, parity
+from pipelines.export.heads import add_heads
 from pipelines.progress import SILENT, Progress
 from pipelines.registry import Registered, register
 from pipelines.retrieval.sources import export_sources
@@ -40,6 +41,7 @@ from pipelines.training.examples import Examples, Log, Mode, build_examples, exa
 from pipelines.training.ladder import LINEAR, TREES, Ladder, fit_ladder
 from pipelines.training.leaks import refuse, structural
 from pipelines.training.negatives import thin_negatives
+from pipelines.training.ranker import Ranker
 from pipelines.training.recomputed import mismatch_of_logged
 from pipelines.training.rungs import rung_quality
 
@@ -190,9 +192,18 @@ def _export(ladder: Ladder, examples: Examples, split: Split, folder: Path) -> _
     paths = {LINEAR: folder / "fallback.onnx", TREES: folder / "model.onnx"}
     found = []
     onnx: dict[str, npt.NDArray[np.float32]] = {}
-    for model in (ladder.linear, ladder.trees):
+    for kind, model in enumerate((ladder.linear, ladder.trees)):
         model.export(paths[model.name])
-        onnx[model.name] = OnnxScorer(paths[model.name]).score(examples.features, ladder.ints)
+        heads = {name: both[kind] for name, both in ladder.heads.items()}
+        if heads:
+            _export_heads(paths[model.name], heads)
+        scorer = OnnxScorer(paths[model.name])
+        predictions = scorer.predictions(examples.features, ladder.ints)
+        for column, (name, head) in enumerate(heads.items()):
+            own = head.score(examples.features, ladder.ints)
+            what = f"head {name} of {model.name} in ONNX Runtime"
+            found.append(parity.compare(what, own, predictions[:, column], examples.user_id))
+        onnx[model.name] = scorer.score(examples.features, ladder.ints)
         reference = model.score(examples.features, ladder.ints)
         found.append(parity.compare(f"{model.name} in ONNX Runtime", reference, onnx[model.name], examples.user_id))
     places = np.linspace(0, len(examples) - 1, min(GOLDEN_ROWS, len(examples))).astype(np.int64)
@@ -205,6 +216,14 @@ def _export(ladder: Ladder, examples: Examples, split: Split, folder: Path) -> _
     card.write_reference(examples.features[split.fit], ladder.inputs.feature_names, folder / "reference.parquet")
     worst = parity.Parity(max(p.max_abs for p in found), sum(p.flips for p in found), found[0].rows)
     return _Exported(worst)
+
+
+def _export_heads(graph: Path, heads: Mapping[str, Ranker]) -> None:
+    with tempfile.TemporaryDirectory(prefix="millrace-heads-") as aside:
+        parts = [Path(aside) / f"{number}.onnx" for number in range(len(heads))]
+        for path, head in zip(parts, heads.values(), strict=True):
+            head.export(path)
+        add_heads(graph, parts)
 
 
 def _manifest(
@@ -233,6 +252,7 @@ def _manifest(
         dataset=log.source,
         data_hash=examples.digest(),
         model=TREES,
+        heads={head: usecase.heads[head].weight for head in ladder.heads},
         split=SplitTimes(valid_from_us=split.valid_from_us, test_from_us=split.test_from_us),
         trials=1,
         metrics={model: metrics.as_dict() for model, metrics in ladder.metrics.items()},

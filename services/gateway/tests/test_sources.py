@@ -1,5 +1,6 @@
 """Recommend: several sources merged by quota, what is never shown, pins, diversity and exploration on each rung."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -163,3 +164,32 @@ def test_explored_places_log_their_propensity_on_the_first_two_rungs(world: Any,
         assert not shown.propensities[3:].any()
         assert greedy in (None, True)
     assert (len(seen) > 1) is model
+
+
+class TwoHeads:
+    """A graph of two heads: `like` rises with the item's rating count, `hide` too, four times as fast."""
+
+    async def score(self, features: np.ndarray, ints: np.ndarray | None, budget_s: float) -> np.ndarray:
+        like = features[:, -1] / 100
+        return np.stack([like, 4 * like], axis=1).astype(np.float32)
+
+
+def test_weights_of_heads_are_data_that_turn_the_list_around(world: Any) -> None:
+    """The trained weights put the most rated first; rules that mind `hide` put it last; the scores are the sums."""
+    model = replace(world.active, model=TwoHeads(), heads={"like": 5.0, "hide": -1.0})
+    world.active = model
+    rated = world.layout.feature_names.index("i_rated_all")
+    assert rated == len(world.layout.feature_names) - 1
+    trained = world.rank(2, 4, 6)
+    minded = world.rank(2, 4, 6, rules={"heads": {"hide": -3}})
+    assert ([6, 4, 2], [2, 4, 6]) == (trained.item_ids.tolist(), minded.item_ids.tolist())
+    assert pytest.approx([0.06, 0.04, 0.02]) == trained.scores.tolist()
+    assert pytest.approx([-0.14, -0.28, -0.42]) == minded.scores.tolist()
+    assert Rung.MODEL == minded.rung
+
+
+def test_as_many_predictions_as_heads_or_the_rung_is_left(world: Any) -> None:
+    """A graph that gives two columns where the manifest names three is not weighed by guesswork."""
+    world.active = replace(world.active, model=TwoHeads(), heads={"like": 1.0, "share": 1.0, "hide": 1.0})
+    assert Rung.LOCAL_MODEL == world.rank(2, 4).rung
+    assert [("MODEL", "bad_scores")] == world.meter.left
