@@ -43,7 +43,7 @@ class Agreement:
 
 
 def offline_scores(bundle: Bundle, layout: Layout, examples: Examples, threads: int) -> npt.NDArray[np.float32]:
-    """The scores float32 (n,) of point-in-time rows, as the bundle is served with the weights that it was trained with."""
+    """The scores float32 (n,) of point-in-time rows, as the bundle is served with its own weights of heads."""
     inputs = IntInputs.of(bundle, layout)
     predictions = bundle.model(threads).predictions(examples.features, inputs(examples.user_ints, examples.item_ints))
     return bundle.weighed(predictions)
