@@ -117,6 +117,13 @@ deep: setup ## PyTorch for the deep models into .venv (4.8 GB); later set-ups ke
 protos: setup ## Generate protos/gen
 	$(BIN)/python protos/generate.py
 
+gpu: $(UV) ## .venv-gpu: the same environment with onnxruntime-gpu and PyTorch, for a machine with a GPU
+	UV_PROJECT_ENVIRONMENT=.venv-gpu $(UV) sync --quiet --frozen --all-packages --group deep --no-install-package onnxruntime
+	@version="$$(sed -n '/^name = "onnxruntime"$$/{n;s/version = "\(.*\)"/\1/p}' uv.lock)"; \
+	  $(UV) pip install --quiet --python .venv-gpu/bin/python "onnxruntime-gpu[cuda,cudnn]==$$version"
+	@echo "measure it: .venv-gpu/bin/millrace bench gpu --json"
+.PHONY: gpu
+
 reference: setup ## Generate docs/features from the use cases
 	$(BIN)/python -m definitions.reference usecases docs/features
 .PHONY: reference
@@ -133,7 +140,7 @@ clean: ## Remove caches
 
 distclean: clean ## Remove environments, downloads and all local state; stops the stack first
 	[ ! -x $(BIN)/millrace ] || $(BIN)/millrace down
-	rm -rf .venv .venv-feast .tools .millrace
+	rm -rf .venv .venv-feast .venv-gpu .tools .millrace
 
 $(UV):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
