@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
+from definitions.codes import compiled, fill_codes
 from definitions.layout import Layout
 
 from bundle.errors import AdmissionError
@@ -38,8 +38,22 @@ class IntInputs:
         if missing := [name for name in wanted if name not in names]:
             raise AdmissionError(f"int_names: the layout has no column {missing[0]!r}; train with this use case")
         self._width = len(wanted)
-        self._user = _Side.of(wanted, users, vocabularies)
-        self._item = _Side.of(wanted, items, vocabularies)
+        used = sorted(vocabularies)
+        keys = [name if name in vocabularies else _SLOT.sub("", name) for name in wanted]
+        self._plan = np.array(
+            [
+                (
+                    place >= len(users),
+                    place - len(users) * (place >= len(users)),
+                    used.index(key) if key in used else -1,
+                )
+                for place, key in zip(map(names.index, wanted), keys, strict=True)
+            ],
+            np.int64,
+        ).reshape(-1, 3)
+        self._bounds = np.cumsum([0, *(len(vocabularies[key]) for key in used)], dtype=np.int64)
+        self._vocabularies = np.concatenate([np.zeros(0, np.uint64), *(vocabularies[key] for key in used)])
+        compiled()
 
     @classmethod
     def of(cls, bundle: "Bundle", layout: Layout) -> Self:
@@ -60,44 +74,8 @@ class IntInputs:
         """
         if self._width == 0:
             return None
-        out = np.empty((len(item_ints), self._width), np.int64)
-        out[:, self._user.targets] = self._user.read(user_ints)  # of one request: mapped once, then repeated
-        out[:, self._item.targets] = self._item.read(item_ints)
-        return out
-
-
-@dataclass(frozen=True, eq=False)
-class _Side:
-    """The wanted columns of the user, or of the candidates: `sources` among theirs, `targets` among the graph's, and
-    for each vocabulary the places among the sources that it maps.
-    """
-
-    sources: npt.NDArray[np.intp]
-    targets: npt.NDArray[np.intp]
-    coded: tuple[tuple[npt.NDArray[np.intp], Ids], ...]
-
-    @classmethod
-    def of(cls, wanted: Sequence[str], names: Sequence[str], vocabularies: Mapping[str, Ids]) -> Self:
-        places = {name: place for place, name in enumerate(names)}
-        targets = [target for target, name in enumerate(wanted) if name in places]
-        coded: dict[str, list[int]] = {}
-        for source, target in enumerate(targets):
-            name = wanted[target]
-            key = name if name in vocabularies else _SLOT.sub("", name)
-            if key in vocabularies:
-                coded.setdefault(key, []).append(source)
-        return cls(
-            np.array([places[wanted[target]] for target in targets], np.intp),
-            np.array(targets, np.intp),
-            tuple((np.array(sources, np.intp), vocabularies[key]) for key, sources in coded.items()),
-        )
-
-    def read(self, values: Ints) -> Ints:
-        """int64 (..., targets) of (..., names)."""
-        found = values[..., self.sources]
-        for places, vocabulary in self.coded:
-            found[..., places] = dense_codes(found[..., places], vocabulary)
-        return found
+        users = user_ints.reshape(-1, user_ints.shape[-1])
+        return fill_codes(users, item_ints, self._plan, self._bounds, self._vocabularies)
 
 
 def dense_codes(values: Ints, vocabulary: Ids) -> Ints:

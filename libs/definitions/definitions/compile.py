@@ -1,4 +1,4 @@
-"""`python -m definitions.compile`: have every kernel compiled, of streaming and backfill, so that no start does it.
+"""`python -m definitions.compile`: have every kernel compiled, so that no start does it.
 
 Set-up and image builds run it; where all is compiled it takes a second or two. A kernel is compiled for the types that
 it is called with, so it is called, with a use case that has everything.
@@ -10,6 +10,7 @@ import time
 import numpy as np
 from millrace.events.v1 import events_pb2 as pb
 
+from definitions import codes, rerank
 from definitions.backfill import Queries, backfill
 from definitions.column_decode import decode_interactions_columns
 from definitions.dedupe import Deduper
@@ -69,6 +70,8 @@ def main() -> int:
     users.fold_users([pb.User(id=1, deleted=True)], [0])
     ids = range(1, 201)
     backfill(layout_of(UseCase.model_validate(_BACKFILLED)), events, {}, {}, Queries.of(ids, ids, np.full(200, 2)))
+    codes.compiled()
+    rerank.compiled()
     sys.stdout.write(f"kernels are compiled ({time.monotonic() - began:.0f} s)\n")
     return 0
 

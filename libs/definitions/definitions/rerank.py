@@ -3,11 +3,13 @@ in the gateway when it answers and in the audit that recomputes the answer.
 """
 
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from definitions.greedy import take_places
 from definitions.plan import Side
 from definitions.rules import Diversity, Exploration, Rules
 
@@ -16,10 +18,9 @@ Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.uint32]
 Mask = npt.NDArray[np.bool_]
 Order = npt.NDArray[np.intp]
+Places = npt.NDArray[np.int64]
 
-_FREE: Final = b"\x01"
-_WORST: Final = np.float32(-np.inf)
-_BEHIND: Final = np.float32(2)  # objectives lie in -1 to 1: what must come last gets less than any
+_NO_VECTORS: Final = np.zeros((0, 0), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Reranker:
             slots = item.codes[rules.diversity.by]
             alike = slice(len(columns), len(columns) + slots.width)
             columns += range(slots.start, slots.start + slots.width)
+        compiled()
         return cls(
             columns=tuple(columns),
             caps=tuple((place, share.share) for place, share in enumerate(shares)),
@@ -103,17 +105,43 @@ class Reranker:
         order = by_score(item_ids, scores, last)
         shown = min(limit or n, n)
         slots = self.exploration if explore else None
-        if shown and (self.caps or self.pins or self.diversity is not None or slots is not None):
-            if self.alike is not None:
-                vectors = vectors_of(codes[:, self.alike])
-            chosen, propensities = _Greedy(self, order, item_ids, scores, codes, last, vectors, shown).run(
-                slots, request_id
-            )
-            rest = np.ones(n, np.bool_)
-            rest[chosen] = False
-            return Ordered(np.concatenate([order[chosen], order[rest]]), shown, propensities)
-        propensities = np.zeros(n, np.float32)
-        propensities[:shown] = 1
+        draws = {} if slots is None or not shown else _draws(slots, request_id)
+        depth = 0
+        if self.diversity is not None and self.diversity.weight < 1 and (self.alike is not None or vectors is not None):
+            depth = min(self.diversity.depth, shown)
+        # Where no share counts, all below the last place that a rule speaks of are by score.
+        spoken = max((depth, *(place + 1 for place in draws), *(place + 1 for place, _ in self.pins)))
+        places = shown if self.caps else min(shown, spoken)
+        if not places:
+            propensities = np.zeros(n, np.float32)
+            propensities[:shown] = 1
+            return Ordered(order, shown, propensities)
+        columns, allowed, pin_places, pin_ids = _arrays(self.caps, self.pins, shown)
+        drawn = np.full((shown, 2), -1.0)
+        for place, pair in draws.items():
+            if place < shown:
+                drawn[place] = pair
+        # Copies: of an array that may not be written numba would compile the kernel anew, for seconds.
+        order, propensities = take_places(
+            order,
+            np.array(scores, np.float32),
+            np.zeros(n, np.bool_) if last is None else np.array(last),
+            np.array(item_ids, np.uint64),
+            np.array(codes, np.uint32, order="C"),
+            _NO_VECTORS if vectors is None else np.array(vectors, np.float32, order="C"),
+            (0, 0) if self.alike is None else (self.alike.start, self.alike.stop - self.alike.start),
+            np.float32(1.0 if self.diversity is None else self.diversity.weight),
+            depth,
+            columns,
+            allowed,
+            pin_places,
+            pin_ids,
+            drawn,
+            0.0 if slots is None else slots.epsilon,
+            1 if slots is None else slots.among,
+            shown,
+            places,
+        )
         return Ordered(order, shown, propensities)
 
 
@@ -124,133 +152,24 @@ def by_score(item_ids: Ids, scores: Floats, last: Mask | None = None) -> Order:
     return np.lexsort((item_ids, -scores, last))
 
 
-def vectors_of(codes: Codes) -> Floats:
-    """Rows float32 (n, distinct codes) whose products are the cosines of the items' sets of codes (n, width)."""
-    distinct, place = np.unique(codes, return_inverse=True)
-    table = np.zeros((len(codes), len(distinct)), np.float32)
-    np.put_along_axis(table, place.reshape(codes.shape), 1, axis=1)
-    if len(distinct) and distinct[0] == 0:
-        table[:, 0] = 0
-    length = np.sqrt(table.sum(axis=1, keepdims=True))
-    return np.divide(table, length, out=table, where=length > 0)
+@cache
+def compiled() -> None:
+    """Have the kernel compiled, or loaded: not in the first request that needs it."""
+    rules = Reranker((0,), ((0, 1.0),), slice(0, 1), (), Diversity(weight=0.5), None)  # type: ignore[call-arg]
+    rules.order(np.ones(1, np.uint64), np.ones(1, np.float32), 1, request_id=1, codes=np.ones((1, 1), np.uint32))
 
 
-class _Greedy:
-    """One list, place by place. Candidates are named by their place in the order by score; `_free` says which may be
-    taken now, as bytes, since searching those costs a twentieth of searching an array.
-    """
-
-    def __init__(
-        self,
-        rules: Reranker,
-        order: Order,
-        item_ids: Ids,
-        scores: Floats,
-        codes: Codes,
-        last: Mask | None,
-        vectors: Floats | None,
-        limit: int,
-    ) -> None:
-        n = len(order)
-        self._limit = limit
-        self._free_bytes = bytearray(_FREE * n)
-        self._free = np.frombuffer(self._free_bytes, np.bool_)
-        self._left = np.ones(n, np.bool_)
-        self._caps = [
-            (codes[order, place], max(1, int(share * limit)), dict[int, int]()) for place, share in rules.caps
-        ]
-        self._pinned = self._pins(rules.pins, item_ids[order]) if rules.pins else {}
-        self._objective: Floats | None = None
-        self._depth = 0
-        if rules.diversity is not None and vectors is not None and rules.diversity.weight < 1:
-            self._weight = np.float32(rules.diversity.weight)
-            self._vectors = vectors[order]
-            self._relevance = self._weight * _scaled(scores[order])
-            if last is not None:
-                self._relevance -= _BEHIND * last[order]
-            self._nearest = np.zeros(n, np.float32)
-            self._objective = self._relevance
-            self._depth = min(rules.diversity.depth, limit)
-
-    def run(self, slots: Exploration | None, request_id: int) -> tuple[list[int], Floats]:
-        """The places taken, and the propensity of each, 0 for the candidates after them."""
-        propensities = np.zeros(len(self._left), np.float32)
-        propensities[: self._limit] = 1
-        draws = {} if slots is None else _draws(slots, request_id)
-        # Where no share counts, all below the last place that a rule speaks of are by score.
-        spoken = max((self._depth, *(place + 1 for place in (*draws, *self._pinned))))
-        last = self._limit if self._caps else min(self._limit, spoken)
-        chosen: list[int] = []
-        for place in range(last):
-            pick = self._pinned.get(place)
-            if pick is None:
-                if self._caps and not self._free_bytes.count(_FREE):
-                    self._give_way(place)
-                draw = draws.get(place)
-                if draw is None or slots is None:
-                    pick = self._best()
-                else:
-                    pool = min(slots.among, self._free_bytes.count(_FREE))
-                    index = int(draw[1] * pool) if draw[0] < slots.epsilon else 0
-                    pick = self._nth(index)
-                    propensities[place] = slots.epsilon / pool + (0 if index else 1 - slots.epsilon)
-            self._take(pick, place)
-            chosen.append(pick)
-        return chosen, propensities
-
-    def _pins(self, pins: tuple[tuple[int, int], ...], item_ids: Ids) -> dict[int, int]:
-        """Place of the list -> candidate kept for it."""
-        found = {}
-        for place, item_id in pins:
-            where = np.flatnonzero(item_ids == np.uint64(item_id))
-            if len(where) and place < self._limit:
-                found[place] = int(where[0])
-                self._free[where[0]] = False
-        return found
-
-    def _best(self) -> int:
-        if self._objective is None:
-            return self._free_bytes.index(_FREE)
-        return int(np.where(self._free, self._objective, _WORST).argmax())
-
-    def _nth(self, index: int) -> int:
-        """The free candidate with so many better ones."""
-        if index == 0:
-            return self._best()
-        if self._objective is None:
-            return int(np.flatnonzero(self._free)[index])
-        return int(np.argsort(-np.where(self._free, self._objective, _WORST), kind="stable")[index])
-
-    def _take(self, pick: int, place: int) -> None:
-        self._free[pick] = self._left[pick] = False
-        for codes, allowed, taken in self._caps:
-            code = int(codes[pick])
-            if code:
-                taken[code] = count = taken.get(code, 0) + 1
-                if count == allowed:
-                    self._free[codes == code] = False
-        if self._objective is None:
-            return
-        if place + 1 >= self._depth:
-            self._objective = None
-            return
-        np.maximum(self._nearest, self._vectors @ self._vectors[pick], out=self._nearest)
-        self._objective = self._relevance - (1 - self._weight) * self._nearest
-
-    def _give_way(self, place: int) -> None:
-        """All that the shares have passed over may be taken again."""
-        self._caps = []
-        self._free[:] = self._left
-        for kept, pick in self._pinned.items():
-            if kept > place:
-                self._free[pick] = False
-
-
-def _scaled(scores: Floats) -> Floats:
-    """0 to 1 over the candidates, float32 (n,); in float64, where no difference is infinite."""
-    wide = scores.astype(np.float64)
-    low, high = wide.min(), wide.max()
-    return ((wide - low) / (high - low) if high > low else wide - low).astype(np.float32)
+@lru_cache(maxsize=4_096)
+def _arrays(
+    caps: tuple[tuple[int, float], ...], pins: tuple[tuple[int, int], ...], shown: int
+) -> tuple[Places, Places, Places, Ids]:
+    """As `take_places` reads them: columns of the shares and how many they allow of `shown`, places and ids of pins."""
+    return (
+        np.array([column for column, _ in caps], np.int64),
+        np.array([max(1, int(share * shown)) for _, share in caps], np.int64),
+        np.array([place for place, _ in pins], np.int64),
+        np.array([item_id for _, item_id in pins], np.uint64),
+    )
 
 
 def _draws(slots: Exploration, request_id: int) -> dict[int, tuple[float, float]]:

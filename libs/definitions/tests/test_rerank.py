@@ -7,8 +7,9 @@ from typing import Any
 import definitions.rerank
 import numpy as np
 import pytest
+from definitions.greedy import cosines
 from definitions.layout import Layout
-from definitions.rerank import Reranker, vectors_of
+from definitions.rerank import Reranker
 from definitions.rules import Diversity, Exploration, Rules
 
 
@@ -85,9 +86,8 @@ def test_what_comes_last_stays_last_however_different_it_is() -> None:
 def test_similarity_of_categories_is_the_cosine_of_their_sets() -> None:
     """Two of two alike 1, one of two 1/2, one of one and two 1/sqrt(2), an item without any 0."""
     codes = np.array([[3, 9], [9, 3], [3, 5], [3, 0], [0, 0]], np.uint32)
-    vectors = vectors_of(codes)
-    assert [1.0, 1.0, 0.5, 2**-0.5, 0.0] == pytest.approx((vectors @ vectors[0]).tolist())
-    assert (5, 0) == vectors_of(np.zeros((5, 0), np.uint32)).shape
+    assert [1.0, 1.0, 0.5, 2**-0.5, 0.0] == pytest.approx(cosines(codes, 0).tolist())
+    assert [0.0] * 5 == cosines(np.zeros((5, 0), np.uint32), 0).tolist()
 
 
 def test_a_share_is_a_mask_that_gives_way_rather_than_shorten_the_list() -> None:
