@@ -250,8 +250,8 @@ class Drafted:
         items = np.empty(lists[0].shape, np.int64)
         for row, (one, other) in enumerate(zip(*lists, strict=True)):
             key = int(requests.user[row]), int(requests.ordinal[row])
-            drafted, self.teams[key] = team_draft(one, other, items.shape[1], key[0] << 20 | key[1])
-            items[row] = drafted
+            drafted = team_draft(one, other, items.shape[1], key[0] << 20 | key[1])
+            items[row], self.teams[key] = drafted.items, drafted.teams
         return Slates(items, np.ones(items.shape), np.zeros(len(requests), np.uint64))
 
 

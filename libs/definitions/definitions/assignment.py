@@ -8,6 +8,8 @@ import numpy.typing as npt
 import xxhash
 from millrace.decisions.v1 import decisions_pb2 as pb
 
+INTERLEAVED = "interleaved"
+"""The one arm of an interleaved experiment."""
 _TO_UNIT = 2.0**-53  # the 53 upper bits of the hash: what a double holds exactly, and never 1
 
 
@@ -45,6 +47,8 @@ class Split:
         if total > 0:
             ends[-1] = 1.0  # not what rounding makes of it: the last arm would lose a member
         names = tuple(arm.name for arm in experiment.arms)
+        if experiment.interleaved:
+            names, ends = (INTERLEAVED,), ends[-1:]
         return cls(experiment.name, experiment.layer, segments if total > 0 else (), names, tuple(ends.tolist()))
 
     def arm(self, unit_id: int) -> int | None:

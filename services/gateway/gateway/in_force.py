@@ -8,7 +8,7 @@ from definitions.assignment import place
 from definitions.serving_state import Limits
 
 from gateway.arms import Arms
-from gateway.model import ActiveModel, Choice
+from gateway.model import ActiveModel, Choice, Partner
 from gateway.query import Query
 from gateway.rules import ServingRules
 
@@ -44,10 +44,12 @@ class ShadowInForce:
 
 @dataclass(frozen=True, slots=True)
 class Treatment:
-    """What an arm changes; None: as without the experiment."""
+    """What an arm changes; None: as without the experiment. `other` drafts with it; `names` are of both."""
 
     model: ActiveModel | None = None
     rules: ServingRules | None = None
+    names: tuple[str, str] = ("", "")
+    other: "Treatment | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +85,23 @@ class InForce:
         return list({id(model): model for model in found}.values())
 
     def _made(self, assigned: Sequence[tuple[str, str]], *, in_canary: bool) -> Choice:
+        applied = [each for pair in assigned if (each := self.treatments.get(pair)) is not None]
+        model, rules, in_canary = self._with(applied, in_canary=in_canary)
+        names = [CANARY] if in_canary else []
+        names += [f"{experiment}={arm}" for experiment, arm in assigned]
+        partner = None
+        if (drafted := next((each for each in applied if each.other is not None), None)) is not None:
+            others = [each.other or each for each in applied]
+            partner = Partner(drafted.names, *self._with(others, in_canary=False)[:2])
+        return Choice(model, rules, ",".join(names), partner)
+
+    def _with(self, applied: Sequence[Treatment], *, in_canary: bool) -> tuple[ActiveModel | None, ServingRules, bool]:
+        """Model and rules under these treatments, and whether the model is the canary's."""
         model = self.canary.model if in_canary and self.canary is not None else self.pin
         rules = self.rules
-        for each in assigned:
-            treatment = self.treatments.get(each)
-            if treatment is None:
-                continue
+        for treatment in applied:
             if treatment.model is not None:
                 model = treatment.model
                 in_canary = False  # what answers is the arm's, not the canary
             rules = treatment.rules or rules
-        names = [CANARY] if in_canary else []
-        names += [f"{experiment}={arm}" for experiment, arm in assigned]
-        return Choice(model, rules, ",".join(names))
+        return model, rules, in_canary

@@ -99,6 +99,16 @@ class Choice:
     model: ActiveModel | None
     rules: ServingRules
     arm: str = ""
+    partner: "Partner | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Partner:
+    """The ranking that drafts a list together with the choice's own. `names`: of the own arm, and of this one."""
+
+    names: tuple[str, str]
+    model: ActiveModel | None
+    rules: ServingRules
 
 
 def finite(scores: npt.NDArray[np.float32]) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from definitions.assembly import Assembled, assemble, past_items
 from definitions.candidates import NO_SOURCES, NOTHING, Candidates, Catalogue, Eligible, Want
+from definitions.interleaving import interleaved
 from definitions.item_snapshot import Attributes, ItemColumns
 from definitions.layout import Layout
 from definitions.packed import UserRow
@@ -17,7 +18,7 @@ from definitions.user_values import UserAt
 from gateway import retrieval
 from gateway.admission import OWN_WORK, Admission
 from gateway.ladder import Climb, Job, Ladder, Meter, Scored
-from gateway.model import ActiveModel, Choice
+from gateway.model import ActiveModel, Choice, Partner
 from gateway.popularity import Popularity
 from gateway.query import (
     DEFAULT_LIMIT,
@@ -199,8 +200,33 @@ class Ranker:
             watch.lap("features")
         request_id = self._new_id()
         ordered = _ordered(job, choice.rules, climb, inputs, request_id)
+        teams: tuple[str, ...] = ()
+        if choice.partner is not None and climb.rung is Rung.MODEL:
+            ordered, teams = await self._drafted(
+                choice, choice.partner, job, climb, inputs, request_id, deadline, watch
+            )
         watch.lap("rerank")
-        return self._answer(request_id, job, choice, found, climb, ordered, inputs, row, time_us, budget_s, watch)
+        return self._answer(
+            request_id, job, choice, found, climb, ordered, teams, inputs, row, time_us, budget_s, watch
+        )  # fmt: skip
+
+    async def _drafted(
+        self, choice: Choice, partner: Partner, job: Job, climb: Climb, inputs: _Inputs, request_id: int,
+        deadline: float, watch: _Watch,
+    ) -> tuple[Ordered, tuple[str, ...]]:  # fmt: skip
+        """The list that both rankings drafted of the same candidates, and whose each shown item is.
+
+        The choice's own, and nobody's, where the partner's model does not answer in time.
+        """
+        own = _ordered(job, choice.rules, climb, inputs, request_id, explore=False)
+        watch.lap("rerank")
+        theirs = replace(job, active=partner.model, weights=_weights(partner.model, partner.rules))
+        if partner.model is not job.active or theirs.weights is not job.weights:
+            climb = await self._ladder.climb(theirs, deadline, watch.lap)
+            if climb.rung is not Rung.MODEL:
+                return own, ()
+        others = _ordered(theirs, partner.rules, climb, inputs, request_id, explore=False)
+        return interleaved(job.candidates, own, others, request_id, partner.names)
 
     async def look(self, query: Query, budget_s: float) -> Looked:
         """What the caller's items look like now. Nothing is ranked, and nothing logged. Raises InvalidRequest."""
@@ -260,6 +286,7 @@ class Ranker:
         found: Candidates | None,
         climb: Climb,
         ordered: Ordered,
+        teams: tuple[str, ...],
         inputs: _Inputs,
         row: UserRow | None,
         time_us: int,
@@ -269,6 +296,8 @@ class Ranker:
         scored, query, order, shown = climb.scored, job.query, ordered.order, ordered.shown
         item_ids, scores = scored.item_ids[order], scored.scores[order]
         reasons = _reasons(choice.rules, found, scored, order)
+        if teams:
+            reasons = tuple(map("@".join, zip(reasons, teams, strict=False))) + reasons[shown:]
         header = None if row is None else row.header
         watch.lap("answer")
         for name, seconds in watch.laps:
@@ -314,7 +343,9 @@ class Ranker:
         return ranking
 
 
-def _ordered(job: Job, rules: ServingRules, climb: Climb, inputs: _Inputs, request_id: int) -> Ordered:
+def _ordered(
+    job: Job, rules: ServingRules, climb: Climb, inputs: _Inputs, request_id: int, *, explore: bool = True
+) -> Ordered:
     """All candidates, those that are shown first."""
     scored, vectors = climb.scored, None
     if rules.reranker.wants_vectors and job.active is not None and job.active.sources.towers is not None:
@@ -327,7 +358,7 @@ def _ordered(job: Job, rules: ServingRules, climb: Climb, inputs: _Inputs, reque
         codes=inputs.items.codes.take(rules.reranker.columns, axis=1),
         last=scored.last,
         vectors=vectors,
-        explore=climb.rung in _BY_MODEL,
+        explore=explore and climb.rung in _BY_MODEL,
     )
 
 

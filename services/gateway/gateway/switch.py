@@ -8,6 +8,7 @@ from concurrent.futures import CancelledError
 from typing import Any, Final, Protocol
 
 import structlog
+from definitions.assignment import INTERLEAVED
 from definitions.layout import Layout
 from definitions.serving_state import Limits, loaded_pins, same, scoring_pins
 from millrace.decisions.v1 import decisions_pb2 as pb
@@ -368,6 +369,16 @@ def _treatments(
         if arm.HasField("pin") and (model := models.get(_key(arm.pin))) is None:
             raise BundleRefused(f"arm {arm.name}: its version {arm.pin.version} cannot be served")
         rules = target.rules(arm.rules) if arm.rules else None
-        if model is not None or rules is not None:
+        if model is not None or rules is not None or experiment.interleaved:
             found[experiment.name, arm.name] = Treatment(model, rules)
-    return found
+    return _drafting(experiment, found) if experiment.interleaved else found
+
+
+def _drafting(experiment: pb.Experiment, arms: dict[tuple[str, str], Treatment]) -> dict[tuple[str, str], Treatment]:
+    """Of an interleaved experiment: what its one arm is, the control's ranking and the other's. BundleRefused."""
+    names = sorted((arm.name for arm in experiment.arms), key=lambda name: name != experiment.control)
+    if len(names) != 2:
+        raise BundleRefused(f"interleaving takes two arms, not {len(names)}")
+    own, other = (arms[experiment.name, name] for name in names)
+    found = Treatment(own.model, own.rules, (names[0], names[1]), other)
+    return {(experiment.name, INTERLEAVED): found}

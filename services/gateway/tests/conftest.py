@@ -25,7 +25,7 @@ from gateway.breaker import Breaker
 from gateway.errors import Unavailable
 from gateway.items import CatalogueItems
 from gateway.ladder import Ladder, LocalStep, ModelStep, PopularStep, PrecomputedStep, StoredList
-from gateway.model import ActiveModel, Choice
+from gateway.model import ActiveModel, Choice, Partner
 from gateway.query import Query, Ranking, Shown
 from gateway.ranking import Clock, Ranker
 from gateway.rows import Rows
@@ -171,6 +171,7 @@ class World:
         self.items = CatalogueItems(ItemSnapshot(self.layout), self._count)
         self.active: ActiveModel | None = None
         self.arm = ""
+        self.partner: Partner | None = None
         self.context: dict[str, int] = {}
         self.deploy()
         self._fill(catalogue)
@@ -212,7 +213,7 @@ class World:
             rows=Rows(self.rows, self.layout, self.meter, self.clock, self.clock.sleep),
             items=self.items,
             ladder=Ladder(steps, self.admission, self.meter, self.clock),
-            choose=lambda _: Choice(self.active, serving, self.arm),
+            choose=lambda _: Choice(self.active, serving, self.arm, self.partner),
             impressions=self.sink,
             admission=self.admission,
             meter=self.meter,

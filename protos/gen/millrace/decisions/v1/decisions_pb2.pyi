@@ -97,7 +97,7 @@ class Shadow(_message.Message):
     def __init__(self, pin: _Optional[_Union[ModelPin, _Mapping]] = ..., share: _Optional[float] = ...) -> None: ...
 
 class Experiment(_message.Message):
-    __slots__ = ("name", "layer", "arms", "since_us", "segments", "primary", "planned_users", "control")
+    __slots__ = ("name", "layer", "arms", "since_us", "segments", "primary", "planned_users", "control", "interleaved")
     NAME_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     ARMS_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +106,7 @@ class Experiment(_message.Message):
     PRIMARY_FIELD_NUMBER: _ClassVar[int]
     PLANNED_USERS_FIELD_NUMBER: _ClassVar[int]
     CONTROL_FIELD_NUMBER: _ClassVar[int]
+    INTERLEAVED_FIELD_NUMBER: _ClassVar[int]
     name: str
     layer: str
     arms: _containers.RepeatedCompositeFieldContainer[Arm]
@@ -114,7 +115,8 @@ class Experiment(_message.Message):
     primary: str
     planned_users: int
     control: str
-    def __init__(self, name: _Optional[str] = ..., layer: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Arm, _Mapping]]] = ..., since_us: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., primary: _Optional[str] = ..., planned_users: _Optional[int] = ..., control: _Optional[str] = ...) -> None: ...
+    interleaved: bool
+    def __init__(self, name: _Optional[str] = ..., layer: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Arm, _Mapping]]] = ..., since_us: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., primary: _Optional[str] = ..., planned_users: _Optional[int] = ..., control: _Optional[str] = ..., interleaved: _Optional[bool] = ...) -> None: ...
 
 class Segment(_message.Message):
     __slots__ = ("begin", "end")
