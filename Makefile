@@ -80,6 +80,9 @@ chaos: setup system dist ## Kills under load; at most 20 min
 chaos-features: setup system dist ## Features and archiver: 72 kills, 10 zombies, real Kafka; SEED=n; 15 min
 	@PYTHONPATH=tests $(BIN)/python -m chaos.exactly_once $(if $(SEED),--seed $(SEED))
 
+hostile: setup ## Bad tokens, certificates and bytes, abuse beside good traffic, against a secured stack; SEED=n; 6 min
+	@PYTHONPATH=tests $(BIN)/python -m hostile $(if $(SEED),--seed $(SEED))
+
 gate-proof: setup ## Eight bad models, a better one and noise before the promotion gate; 3 min
 	@$(BIN)/python -m pipelines.gate.proof
 
@@ -180,4 +183,4 @@ system:
 	  fi; }
 
 .PHONY: help demo up down status doctor check lint format types imports drift unit contract e2e test chaos \
-  chaos-features manifests gate-proof leak-proof isolated ray deep deep-test ci setup protos dist hooks clean distclean system
+  chaos-features hostile manifests gate-proof leak-proof isolated ray deep deep-test ci setup protos dist hooks clean distclean system
