@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from millrace_cli.stack import Json
 if TYPE_CHECKING:
     from definitions.usecase import UseCase
     from pipelines.experiments.design import Design
+    from pipelines.experiments.interleaving import Duel
     from pipelines.experiments.judging import Judgement
     from pipelines.experiments.running import ArmAsked, Placing
 
@@ -56,6 +58,9 @@ def start(
         str, typer.Option(help="Experiments of one layer share its users; those of two layers are independent.")
     ] = "default",
     primary: Annotated[str, typer.Option(help="The metric that decides; by default reward_per_user.")] = "",
+    interleave: Annotated[
+        bool, typer.Option("--interleave", help="Two arms draft each list together: finds a preference with few users.")
+    ] = False,
     reason: Reason = "",
     usecase: Usecase = None,
     json: Json = False,
@@ -79,6 +84,7 @@ def start(
             primary=primary,
             planned_users=users,
             placing=_placing(settings),
+            interleaved=interleave,
             reason=reason,
             progress=bars,
         )
@@ -141,6 +147,7 @@ def status(usecase: Usecase = None, json: Json = False) -> None:
 def report(name: Name, usecase: Usecase = None, json: Json = False) -> None:
     """Say what an experiment found so far, and write a page. Look as often as you like; exit 1 if it is void."""
     from pipelines.experiments.design import design_of, metrics_of
+    from pipelines.experiments.interleaving import duel
     from pipelines.experiments.judging import judge
     from pipelines.experiments.page import write_page
     from stores.offline import Lake
@@ -152,8 +159,12 @@ def report(name: Name, usecase: Usecase = None, json: Json = False) -> None:
     environment.flush_archiver(settings)
     lake = Lake(settings.lake, spec.name)
     with Bars() as bars, environment.translated():
+        design = design_of(lake, spec.name, name)
         bars.stage("read the lake and judge")
-        found = judge(lake, spec, design_of(lake, spec.name, name))
+        if design.interleaved:
+            _say_duel(settings, duel(lake, spec, design), as_json=json)
+            return
+        found = judge(lake, spec, design)
     path = settings.reports / "experiments" / f"{spec.name}-{name}.html"
     write_page(found, metrics_of(spec), path, usecase=spec.name, commit=output.commit() or "")
     if json:
@@ -236,6 +247,7 @@ def _as_dict(design: Design) -> dict[str, Any]:
         "primary": design.primary,
         "planned_users": design.planned_users,
         "since_us": design.since_us,
+        "interleaved": design.interleaved,
         "segments": [list(each) for each in design.split.segments],
     }
 
@@ -265,6 +277,24 @@ def _say_found(found: Judgement, path: Path) -> None:
         )
     output.out.print(table)
     output.out.print(f"report: {path}", highlight=False)
+
+
+def _say_duel(settings: Settings, found: Duel, *, as_json: bool) -> None:
+    from pipelines.experiments.judging import finite
+
+    if as_json:
+        output.emit(finite({**asdict(found), "verdict": found.verdict}), home=settings.home)
+        return
+    from pipelines.experiments.page import p_text
+
+    each = found.preference
+    one, other, ties = each.wins
+    output.out.print(
+        f"{found.verdict}: {_signed(each.value)} ({_signed(each.low)} to {_signed(each.high)}, always valid), "
+        f"p {p_text(each.p)}\n{found.lists:,} drafted lists of {each.users:,} users: {other:,} won by {found.other}, "
+        f"{one:,} by {found.control}, {ties:,} ties; {found.alone:,} lists were {found.control}'s alone",
+        highlight=False,
+    )
 
 
 def _signed(value: float) -> str:

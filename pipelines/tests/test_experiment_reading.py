@@ -1,16 +1,18 @@
 """What the lake says of an experiment's users, and whether that may be believed."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from definitions.assignment import INTERLEAVED
 from definitions.events import EventColumns
 from definitions.usecase import UseCase
 from millrace.decisions.v1 import decisions_pb2
 from millrace.events.v1 import events_pb2 as pb
 from pipelines.errors import BadInputError
 from pipelines.experiments.design import Design, design_of, metrics_of
+from pipelines.experiments.interleaving import duel
 from pipelines.experiments.judging import ALARM, check, rung_shares_p, sample_ratio_p
 from pipelines.experiments.reading import BEFORE_US, Units, read, units_of
 from stores.offline import Lake
@@ -38,7 +40,7 @@ class History:
 
     lake: Lake
     shown: list[tuple[int, pb.Impression]] = field(default_factory=list)
-    events: list[tuple[int, int, int, float, int, int, int]] = field(default_factory=list)
+    events: list[tuple[int, int, int, float, int, int, int, int]] = field(default_factory=list)
 
     def show(
         self, request: int, user: int, seconds: int, arm: str = "", *, log_us: int = 60, session: int = 0,
@@ -51,8 +53,8 @@ class History:
         self.shown.append((log_us, impression))
 
     def event(self, user: int, action: int, seconds: int, *, value: float = 0, request: int = 0, twice: bool = False,
-              session: int = 0) -> None:  # fmt: skip
-        row = len(self.events) + 1, user, action, value, seconds, request, session
+              session: int = 0, item: int = 1) -> None:  # fmt: skip
+        row = len(self.events) + 1, user, action, value, seconds, request, session, item
         self.events += [row] * (2 if twice else 1)
 
     def facts(self, films: UseCase) -> Units:
@@ -63,10 +65,10 @@ class History:
         rows = impressions_table("log", 0, places, [impression for _, impression in self.shown])
         self.lake.append("impressions", rows, app_id="i", version=len(rows))
         if self.events:
-            ids, users, actions, values, seconds, requests, sessions = zip(*self.events, strict=True)
+            ids, users, actions, values, seconds, requests, sessions, items = zip(*self.events, strict=True)
             n = len(ids)
             columns = EventColumns.of(
-                n, event_id=ids, user_id=users, item_id=[1] * n, action=actions, value=values, request_id=requests,
+                n, event_id=ids, user_id=users, item_id=items, action=actions, value=values, request_id=requests,
                 session_id=sessions, event_time_us=BEGIN + np.array(seconds) * 1_000_000, offset=np.arange(n),
                 timestamp_us=np.full(n, 61),
             )  # fmt: skip
@@ -191,3 +193,22 @@ def test_every_use_case_has_its_metrics(films: UseCase) -> None:
     assert {"degraded_per_request", "micros_per_request"} == {
         name for name, metric in found.items() if not metric.higher_is_better
     }
+
+
+def test_an_interleaved_list_is_won_by_the_arm_whose_items_earned_more(films: UseCase, history: History) -> None:
+    """Reward by team; a list that the control made alone counts for neither, a list without reward is a tie of none."""
+    design = replace(DESIGN, interleaved=True)
+    teams = ["popular@new", "popular@control", "popular"]
+    for request, user, reasons in ((1, 5, teams), (2, 5, teams), (3, 6, teams), (4, 6, ["popular"] * 3)):
+        history.show(request, user, 100 + request, f"mmr={INTERLEAVED}")
+        history.shown[-1][1].item_ids.extend([10, 20, 30])
+        history.shown[-1][1].reasons.extend(reasons)
+    for request, item, value in ((1, 10, 5), (1, 20, 2), (2, 20, 5), (3, 10, 5), (4, 10, 5), (3, 30, 5)):
+        history.event(5, RATE, 150 + item + request, value=value, request=request, item=item)
+
+    found = duel(history.archived(), films, design)
+
+    assert ("control", "new", 3, 1) == (found.control, found.other, found.lists, found.alone)
+    assert (1, 2, 0) == found.preference.wins
+    assert (2, 0.5) == (found.preference.users, found.preference.value)  # user 5: +1 -1; user 6: +1
+    assert found.verdict.startswith("too few users")

@@ -25,7 +25,7 @@ class ArmSpec:
 
 def started(
     state: pb.ServingState, name: str, arms: Sequence[ArmSpec], *, layer: str, control: str, primary: str,
-    planned_users: int, now_us: int,
+    planned_users: int, now_us: int, interleaved: bool = False,
 ) -> pb.ServingState:  # fmt: skip
     """With a new experiment on free places of its layer.
 
@@ -37,11 +37,14 @@ def started(
     check_name("arm", [arm.name for arm in arms])
     _check_arms(state, name, arms, control, planned_users)
     _check_beside(state, layer, arms)
+    if interleaved and len(arms) != 2:
+        raise BadInputError(f"{name}: two arms can draft lists together, not {len(arms)}")
     after = pb.ServingState()
     after.CopyFrom(state)
     made = after.experiments.add(
-        name=name, layer=layer, since_us=now_us, primary=primary, planned_users=planned_users, control=control
-    )
+        name=name, layer=layer, since_us=now_us, primary=primary, planned_users=planned_users, control=control,
+        interleaved=interleaved,
+    )  # fmt: skip
     for arm in arms:
         made.arms.add(name=arm.name, share=arm.share, pin=arm.pin, rules=arm.rules)
     _take(made, free_segments_of(state, layer, math.fsum(arm.share for arm in arms)))

@@ -35,7 +35,8 @@ class Design:
     """One experiment as it was said before it began.
 
     `shares` of the layer, in the order of `arms`. `since_us`: log time from which its users count, later than its start
-    if its arms have been weighted anew since. `until_us`: log time of its end; None while it runs.
+    if its arms have been weighted anew since. `until_us`: log time of its end; None while it runs. `interleaved`: its
+    users are in no arm but get lists that both arms drafted.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Design:
     since_us: int
     until_us: int | None
     split: Split
+    interleaved: bool = False
 
     @property
     def treatments(self) -> tuple[str, ...]:
@@ -68,6 +70,7 @@ class Design:
             since_us=experiment.since_us,
             until_us=until_us,
             split=Split.of(experiment),
+            interleaved=experiment.interleaved,
         )
 
 

@@ -10,11 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
+from definitions.usecase import UseCase
+from stores.offline import Lake
 
 from pipelines.experiments import sequential
 from pipelines.experiments.comparing import ALPHA
+from pipelines.experiments.design import Design
+from pipelines.experiments.reading import of_arm, unit
 
-Ints = npt.NDArray[np.int64]
+Gains = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +37,73 @@ class Preference:
     wins: tuple[int, int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """Whom users prefer. `lists` were drafted; in `alone` the other arm's model did not answer, which counts for none.
+
+    `value` of the preference above 0: `other` is preferred to the `control`.
+    """
+
+    experiment: str
+    control: str
+    other: str
+    lists: int
+    alone: int
+    preference: Preference
+
+    @property
+    def verdict(self) -> str:
+        """In a sentence."""
+        found = self.preference
+        if found.users < sequential.MIN_USERS:
+            return f"too few users to say anything yet: {found.users}"
+        if found.p >= ALPHA:
+            return f"no preference between {self.other} and {self.control} found so far"
+        return f"users prefer {self.other if found.value > 0 else self.control}"
+
+
+def duel(lake: Lake, usecase: UseCase, design: Design) -> Duel:
+    """Read the lake: a list is won by the arm whose items earned more reward (label weights).
+
+    Raises:
+        UnknownTable, StoreUnavailable: the lake cannot be read.
+    """
+    (other,) = design.treatments
+    lists = (
+        of_arm(lake.scan("impressions"), design)
+        .filter(pl.col("arm").is_not_null())
+        .select(unit(), "request_id", "item_ids", "reasons")
+        .filter(pl.col("unit") != 0)
+        .collect()
+    )
+    items = lists.explode("item_ids", "reasons").select(
+        "unit", "request_id", pl.col("item_ids").alias("item_id"), pl.col("reasons").str.extract("@(.+)$").alias("team")
+    )  # fmt: skip
+    drafted = items.filter(pl.col("team").is_not_null())
+    answers = lake.scan("interactions").select("event_id", "request_id", "item_id", "action", "value")
+    found = answers.join(drafted.lazy(), on=["request_id", "item_id"]).unique(["unit", "event_id"]).collect()
+    reward = usecase.label_weights(found["action"].to_numpy(), found["value"].to_numpy())
+    gains = found.with_columns(pl.Series("reward", reward)).group_by("request_id").agg(
+        *(pl.col("reward").filter(pl.col("team") == team).sum().alias(name) for name, team in
+          (("one", design.control), ("other", other)))
+    )  # fmt: skip
+    table = drafted.select("request_id", "unit").unique().join(gains, on="request_id", how="left").fill_null(0.0)
+    return Duel(
+        experiment=design.name,
+        control=design.control,
+        other=other,
+        lists=len(table),
+        alone=len(lists) - len(table),
+        preference=preference(
+            table["unit"].to_numpy(), table["one"].to_numpy(), table["other"].to_numpy(), planned=design.planned_users
+        ),
+    )
+
+
 def preference(
-    users: npt.NDArray[np.uint64], clicks_one: Ints, clicks_other: Ints, *, planned: int, alpha: float = ALPHA
+    users: npt.NDArray[np.uint64], clicks_one: Gains, clicks_other: Gains, *, planned: int, alpha: float = ALPHA
 ) -> Preference:
-    """Of n interleaved lists: whose they were, and how many of each team's items people took, int64 (n,).
+    """Of n interleaved lists: whose they were, and what people did with each team's items, clicks or their worth, (n,).
 
     A list is won by the team with more; a user counts once, however many lists. `planned`: users that the interval is
     narrowest for. Too few users (`sequential.MIN_USERS`): p is 1.

@@ -87,7 +87,7 @@ class Judgement:
             "metrics": rows,
             "looks": {arm: [asdict(look) for look in looks] for arm, looks in self.looks.items()},
         }
-        clean: dict[str, Any] = _finite(said)
+        clean: dict[str, Any] = finite(said)
         return clean
 
 
@@ -255,9 +255,10 @@ def _end(facts: Facts) -> int:
     return 1 + max((int(each.max()) for each in times if len(each)), default=0)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Nested data as JSON can say it: None for what is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
+        return {key: finite(each) for key, each in value.items()}
+    return [finite(each) for each in value] if isinstance(value, list | tuple) else value

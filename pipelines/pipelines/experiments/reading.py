@@ -56,16 +56,13 @@ def read(lake: Lake, usecase: UseCase, design: Design) -> Facts:
         UnknownTable, StoreUnavailable: the lake cannot be read.
     """
     shown = (
-        lake.scan("impressions")
+        of_arm(lake.scan("impressions"), design)
         .select(
-            _unit(), "request_id", "time_us", "timestamp_us", "rung", pl.col("stage_micros").list.sum().alias("micros"),
-            pl.col("arm").str.extract(rf"(?:^|,){design.name}=([^,]+)").alias("arm"),
+            unit(), "request_id", "time_us", "rung", "arm", pl.col("stage_micros").list.sum().alias("micros"),
         )
         .filter(pl.col("unit") != 0)
     )  # fmt: skip
-    log_time = pl.col("timestamp_us")
-    within = (log_time >= design.since_us) & (log_time < (design.until_us or 2**62)) & pl.col("arm").is_in(design.arms)
-    exposed = shown.filter(within).collect()
+    exposed = shown.filter(pl.col("arm").is_in(design.arms)).collect()
     firsts = (
         exposed.sort("time_us", "request_id")
         .group_by("unit", maintain_order=True)
@@ -92,7 +89,7 @@ def _events(lake: Lake, usecase: UseCase, design: Design, wanted: pl.LazyFrame, 
     found = (
         lake.scan("interactions")
         .filter(pl.col("timestamp_us") < (design.until_us or 2**62))
-        .select(_unit(), "event_id", "action", "value", "request_id", pl.col("event_time_us").alias("time_us"))
+        .select(unit(), "event_id", "action", "value", "request_id", pl.col("event_time_us").alias("time_us"))
         .join(wanted, on="unit")
         .filter((pl.col("time_us") >= pl.col("first_us")) | _is_past("time_us"))
         .unique(["unit", "event_id"])
@@ -148,7 +145,14 @@ def _event_sums(usecase: UseCase, suffix: str) -> list[pl.Expr]:
     ]
 
 
-def _unit() -> pl.Expr:
+def of_arm(impressions: pl.LazyFrame, design: Design) -> pl.LazyFrame:
+    """Impressions with `arm` as the experiment's own; null outside of it and of the time that counts."""
+    log_time, own = pl.col("timestamp_us"), pl.col("arm").str.extract(rf"(?:^|,){design.name}=([^,]+)")
+    counts = (log_time >= design.since_us) & (log_time < (design.until_us or 2**62))
+    return impressions.with_columns(pl.when(counts).then(own).alias("arm"))
+
+
+def unit() -> pl.Expr:
     """Who an arm is drawn for, as `Arms.assign` says it."""
     return pl.when(pl.col("user_id") != 0).then(pl.col("user_id")).otherwise(pl.col("session_id")).alias("unit")
 

@@ -50,7 +50,8 @@ class Placing:
 
 def start(
     bootstrap: str, usecase: UseCase, name: str, arms: Sequence[ArmAsked], *, layer: str, control: str, primary: str,
-    planned_users: int, placing: Placing, actor: str = ACTOR, reason: str = "", progress: Progress = SILENT,
+    planned_users: int, placing: Placing, interleaved: bool = False, actor: str = ACTOR, reason: str = "",
+    progress: Progress = SILENT,
 ) -> Design:  # fmt: skip
     """Begin an experiment; it is on the log when this returns.
 
@@ -68,7 +69,7 @@ def start(
         ]
         return changes.started(
             state, name, specs, layer=layer, control=control, primary=primary, planned_users=planned_users,
-            now_us=now_us,
+            now_us=now_us, interleaved=interleaved,
         )  # fmt: skip
 
     clock = Clock(progress)
