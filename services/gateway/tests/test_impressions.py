@@ -1,7 +1,7 @@
 """Impressions: what is written, and that a request never waits for it."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,14 @@ class FakeLog:
         self.loses = False
         self.closed = False
 
-    def send(self, user_id: int, value: bytes, on_lost: Callable[[BaseException], None]) -> None:
+    def send(self, records: Sequence[tuple[int, bytes]], on_lost: Callable[[BaseException], None]) -> None:
         self.gate.wait(5.0)
         if self.raises is not None:
             raise self.raises
-        if self.loses:
-            on_lost(OSError("never delivered"))
-        self.records.append((user_id, value))
+        for record in records:
+            if self.loses:
+                on_lost(OSError("never delivered"))
+            self.records.append(record)
 
     def close(self, timeout_s: float) -> None:
         assert timeout_s >= 0
