@@ -83,6 +83,13 @@ chaos-features: setup system dist ## Features and archiver: 72 kills, 10 zombies
 hostile: setup ## Bad tokens, certificates and bytes, abuse beside good traffic, against a secured stack; SEED=n; 6 min
 	@PYTHONPATH=tests $(BIN)/python -m hostile $(if $(SEED),--seed $(SEED))
 
+ladder-nightly: setup system dist ## Every fault of the ladder, 10,000 orphans, rolling restarts and kills of two gateways; 15 min
+	@$(BIN)/millrace bench ladder --json
+	@$(BIN)/millrace bench orphans --json
+	@$(BIN)/millrace bench restarts --json
+	@$(BIN)/millrace bench restarts --kill --json
+.PHONY: ladder-nightly
+
 gate-proof: setup ## Eight bad models, a better one and noise before the promotion gate; 3 min
 	@$(BIN)/python -m pipelines.gate.proof
 

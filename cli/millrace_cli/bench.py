@@ -219,4 +219,11 @@ def _figure(value: Any) -> str:
 
 
 # The larger ones have modules of their own, which add their command to `app`.
-from millrace_cli import bench_gateway, bench_gpu, bench_ladder, bench_swap  # noqa: E402, F401
+from millrace_cli import (  # noqa: E402
+    bench_gateway,  # noqa: F401
+    bench_gpu,  # noqa: F401
+    bench_ladder,  # noqa: F401
+    bench_orphans,  # noqa: F401
+    bench_restarts,  # noqa: F401
+    bench_swap,  # noqa: F401
+)

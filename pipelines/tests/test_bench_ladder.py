@@ -4,9 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bundle import load_bundle
 from definitions.events import EventColumns
+from definitions.layout import layout_of
+from definitions.usecase import find_usecase
 from pipelines.bench import ladder, planted
 from pipelines.bench.open_loop import Answer, Question
+from servicekit.settings import checkout_root
 
 
 def ids(*values: int) -> np.ndarray:
@@ -18,9 +22,9 @@ def answer(rung: str, reason: str, *, question: int = 0, items: tuple[int, ...] 
 
 
 def test_a_question_has_the_users_judged_items_among_a_hundred() -> None:
-    """A user whose events are all good or all bad says nothing about an order, and is left out."""
+    """A user who liked nothing says nothing about an order, and is left out."""
     events = EventColumns.of(5, user_id=[1, 1, 2, 2, 1], item_id=[7, 8, 7, 9, 7], event_time_us=[50, 40, 10, 20, 60])
-    found = ladder.questions_of(events, np.array([1, 0, 1, 1, 1]), np.arange(1, 301, dtype=np.uint64))
+    found = ladder.questions_of(events, np.array([1, 0, 0, 0, 1]), np.arange(1, 301, dtype=np.uint64))
 
     (question,) = found
     assert (1, 40) == (question.user_id, question.time_us)
@@ -65,6 +69,20 @@ def test_a_planted_wrapper_is_the_honest_one_and_more(tmp_path: Path) -> None:
 
     assert text.startswith("class TritonPythonModel:\n    honest = True\n")
     compile(text, "model.py", "exec")
+
+
+def test_a_fragile_fallback_is_as_before_until_its_column_is_absurd(tmp_path: Path) -> None:
+    """So that it passes every check of a deploy."""
+    layout = layout_of(find_usecase("movies", checkout_root() / "usecases"))
+    honest = planted.small_bundle(tmp_path / "small" / "1", layout)
+    planted.with_fragile_fallback(honest, tmp_path / "small" / "2", "i_year")
+    fragile = load_bundle(tmp_path / "small" / "2")
+
+    assert honest.golden.fallback_scores.tolist() == fragile.golden.fallback_scores.tolist()
+    rows = honest.golden.features.copy()
+    rows[3, layout.feature_names.index("i_year")] = 2 * planted.EDGE
+    assert [3] == np.flatnonzero(np.isnan(fragile.fallback().score(rows))).tolist()
+    assert np.isfinite(fragile.model().score(rows)).all()
 
 
 def test_a_fault_is_there_until_it_is_healed(tmp_path: Path) -> None:

@@ -1,135 +1,151 @@
-"""The gateway beside a real Triton that is killed, stopped and brought back while requests go on."""
+"""Gateways on a real stack while what they depend on is killed, stopped, slow or wrong."""
 
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
-import grpc
+import numpy as np
 import pytest
-from definitions.layout import Layout, layout_of
-from definitions.usecase import load_usecase
+from bundle import Bundle
+from definitions.layout import layout_of
+from definitions.usecase import find_usecase
 from local_stack.harness import NativeStack
+from local_stack.home import checkout_root
 from millrace.client import Entity, EventClient
-from millrace.events.v1 import events_pb2
-from millrace.ranking.v1 import ranking_pb2 as pb
-from millrace.ranking.v1 import ranking_pb2_grpc
+from millrace.decisions.v1 import decisions_pb2 as pb
+from millrace_cli import faults
+from millrace_cli.bench_ladder import fault_of
+from millrace_cli.bench_orphans import gateways_calls
+from pipelines.bench import ladder, orphans
+from pipelines.bench.open_loop import OpenLoop, Question
+from pipelines.bench.planted import EDGE, planted_templates, small_bundle, spoil, with_fragile_fallback
 from pipelines.deploy import deploy
+from pipelines.triton_client import Triton
 from pipelines.triton_repository import Repository
+from stores.batch import UserList, bucket_of, new_run_id, open_batch
+
+from pipelines import decisions
 
 pytestmark = pytest.mark.real
 
-ROOT = Path(__file__).parents[2]
-ITEMS = range(7_000_001, 7_000_101)
-RATE, DEADLINE_S = 50.0, 1.0
-PATIENCE_S = 60.0  # for what has no bar of its own
+TEMPLATES = checkout_root() / "infra" / "triton"
+LAYOUT = layout_of(find_usecase("movies", checkout_root() / "usecases"))
+ITEMS = np.arange(7_000_001, 7_000_101, dtype=np.uint64)
+DOOMED, POISONED = ITEMS[10:14].tolist(), int(ITEMS[20])
+USERS = range(7_000_000, 7_000_005)
+RATE, MEASURE_S = 50.0, 1.0
 BACK_S = 10.0  # MODEL again after Triton is: the bar
+LATE_CALLS = 400
 
 
-@dataclass
-class Traffic:
-    """Steady requests from a thread of its own; every outcome with the time it came."""
+def put(stack: NativeStack, *items: Entity) -> None:
+    with EventClient(stack.address("collector"), timeout_s=30) as client:
+        assert not client.put_items("movies", items).rejected
 
-    target: str
-    outcomes: list[tuple[float, str]] = field(default_factory=list)  # (monotonic, rung or status)
-    _stop: threading.Event = field(default_factory=threading.Event)
 
-    def run(self) -> None:
-        with grpc.insecure_channel(self.target) as channel:
-            stub = ranking_pb2_grpc.RankingServiceStub(channel)
-            request = pb.RankRequest(usecase="movies", user_id=7_000_000, item_ids=ITEMS, limit=10)
-            due = time.monotonic()
-            while not self._stop.wait(max(0.0, due - time.monotonic())):
-                due = max(due + 1 / RATE, time.monotonic() - 1.0)
-                try:
-                    answer = stub.Rank(request, timeout=DEADLINE_S)
-                    outcome = events_pb2.Rung.Name(answer.served_by) if len(answer.items) == 10 else "SHORT"
-                except grpc.RpcError as exc:
-                    outcome = exc.code().name
-                self.outcomes.append((time.monotonic(), outcome))
+def item(item_id: int, year: float = 1999) -> Entity:
+    return Entity(id=item_id, attributes={"genre": [1], "year": year})
 
-    def stop(self) -> None:
-        self._stop.set()
 
-    def since(self, moment: float) -> list[str]:
-        return [outcome for when, outcome in list(self.outcomes) if when >= moment]
-
-    def failed(self) -> list[str]:
-        return [outcome for _, outcome in self.outcomes if not outcome.startswith("RUNG_")]
-
-    def wait_for(self, rung: str, moment: float, count: int, within_s: float) -> float:
-        """Wait until `count` answers since `moment` in a row are from `rung`; returns seconds since `moment`."""
-        while time.monotonic() < moment + within_s:
-            newest = self.since(moment)[-count:]
-            if len(newest) == count and set(newest) == {rung}:
-                return time.monotonic() - moment
-            time.sleep(0.02)
-        pytest.fail(f"no {count} answers of {rung} in a row within {within_s} s: {self.since(moment)[-20:]}")
+def nightly_lists(stack: NativeStack) -> None:
+    """A generation of lists for the tests' users: the items in their order."""
+    store = open_batch(f"127.0.0.1:{stack.ports.cassandra}", stack.home / "unused", read_timeout_s=5.0)
+    try:
+        run_id = new_run_id(time.time_ns() // 1_000, "ladder")
+        store.create_run("movies", run_id, 1, "movies-ladder/1")
+        scores = np.linspace(1, 0, len(ITEMS), dtype=np.float32)
+        assert {0} == {bucket_of(user, 1) for user in USERS}
+        lists = [UserList(user_id=user, item_ids=ITEMS, scores=scores) for user in USERS]
+        store.write_bucket("movies", run_id, 0, lists)
+        store.seal_run("movies", run_id)
+        store.flip("movies", run_id)
+    finally:
+        store.close()
 
 
 @pytest.fixture(scope="module")
-def deployed(stack: NativeStack, small_bundle: Callable[[Path, Layout, int], None]) -> int:
-    """A model pinned and loaded, and items to rank; the version."""
-    version = int(time.time())
-    folder = stack.home / "bundles" / "movies-ladder" / str(version)
-    small_bundle(folder, layout_of(load_usecase(ROOT / "usecases/movies.yaml")), version)
-    with EventClient(stack.address("collector"), timeout_s=PATIENCE_S) as client:
-        client.put_items("movies", [Entity(id=item, attributes={"genre": [1], "year": 1999}) for item in ITEMS])
-    deploy(
-        folder,
-        kafka=f"127.0.0.1:{stack.ports.kafka}",
-        triton=f"127.0.0.1:{stack.ports.triton_grpc}",
-        repository=Repository(stack.home / "models", ROOT / "infra" / "triton"),
+def version(stack: NativeStack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model pinned, with nothing to roll back to, that can be spoilt, its fallback too; its folder in Triton."""
+    number = int(time.time())
+    bundles, aside = stack.home / "bundles" / "movies-ladder", tmp_path_factory.mktemp("ladder")
+    with_fragile_fallback(small_bundle(aside / "movies-ladder" / "1", LAYOUT), bundles / str(number), "i_year")
+    put(stack, *(item(each) for each in ITEMS.tolist()))
+    nightly_lists(stack)
+    kafka = f"127.0.0.1:{stack.ports.kafka}"
+    repository = Repository(stack.home / "models", planted_templates(TEMPLATES, aside / "templates"))
+    deploy(bundles / str(number), kafka=kafka, triton=f"127.0.0.1:{stack.ports.triton_grpc}", repository=repository)
+    pin = decisions.serving_state(kafka, "movies").pin
+    decisions.publish(
+        kafka, "movies", pb.DECISION_KIND_DEPLOY, pb.ServingState(pin=pin), reason="nothing to return to", actor="test"
     )
-    return version
+    with OpenLoop([stack.address("gateway")], "movies", questions(), rate=RATE) as loop:
+        assert loop.wait_for(lambda each: each.version == number, since=0, count=25, within_s=60) is not None
+    return repository.root / "movies-ladder" / str(number)
 
 
-@pytest.fixture
-def traffic(stack: NativeStack, deployed: int) -> Iterator[Traffic]:
-    """Requests under way, answered by the model."""
-    running = Traffic(stack.address("gateway"))
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    try:
-        running.wait_for("RUNG_MODEL", time.monotonic(), 25, PATIENCE_S)
-        yield running
-    finally:
-        running.stop()
-        thread.join()
+def questions() -> list[Question]:
+    labels = np.array([1, 0] * 5)
+    return [Question(user, ITEMS, ITEMS[:10], labels) for user in USERS]
 
 
-def triton_pid(stack: NativeStack) -> int:
-    pid = stack.pids()["triton"]
-    assert pid is not None
-    return pid
+def test_every_fault_is_answered_by_the_next_rung(stack: NativeStack, version: Path) -> None:
+    """Not one request fails, each answer says its rung and why, MODEL comes back, and a deleted item is gone."""
+
+    def spoilt(fault: str) -> Callable[[], faults.Heal]:
+        return lambda: spoil(version, fault)
+
+    def absurd() -> faults.Heal:
+        put(stack, item(POISONED, year=2 * EDGE))
+        return lambda: put(stack, item(POISONED))
+
+    def case(name: str, rung: str, *injections: Callable[[], faults.Heal], doomed: int = 0) -> ladder.Case:
+        return ladder.Case(name, rung, *fault_of(*injections), doomed=doomed)
+
+    cases = [
+        case("nothing", "MODEL", doomed=DOOMED[0]),
+        case("slow", "LOCAL_MODEL", spoilt("slow 0.2")),
+        case("NaN", "LOCAL_MODEL", spoilt("nan"), doomed=DOOMED[1]),
+        case("wrong shape", "LOCAL_MODEL", spoilt("shape")),
+        case("Triton stopped", "LOCAL_MODEL", lambda: faults.stopped(stack, "triton")),
+        case("Triton killed", "LOCAL_MODEL", lambda: faults.killed(stack, "triton")),
+        case("NaN, fallback NaN", "PRECOMPUTED", absurd, spoilt("nan"), doomed=DOOMED[2]),
+        case("Cassandra stopped", "POPULAR", absurd, spoilt("nan"), lambda: faults.stopped(stack, "cassandra"),
+             doomed=DOOMED[3]),
+    ]  # fmt: skip
+    catalogue = ladder.Catalogue(
+        delete=lambda each: put(stack, Entity(id=each, deleted=True)), restore=lambda each: put(stack, item(each))
+    )
+
+    found = ladder.run(
+        stack.address("gateway"), "movies", questions(), cases, catalogue,
+        where="the tests' stack", rate=RATE, measure_s=MEASURE_S, deadline_s=1.0,
+    )  # fmt: skip
+
+    assert [] == found["odd"]
+    assert (0, 0, 1.0) == (found["failed_first_2s"], found["failed_after_2s"], found["labelled_share"])
+    assert list(ladder.RUNGS) == list(found["rungs"])
+    assert found["deleted_seen_before"] > 0 == found["deleted_served"]
+    assert max(row["back_s"] for row in found["table"]) < BACK_S
 
 
-def killed(stack: NativeStack) -> Callable[[], None]:
-    """Kill Triton; the way back is `millrace up`."""
-    os.kill(triton_pid(stack), signal.SIGKILL)
-    return lambda: stack.millrace("up") and None
-
-
-def stopped(stack: NativeStack) -> Callable[[], None]:
-    """Stop Triton: it keeps its connections and says nothing."""
-    pid = triton_pid(stack)
-    os.kill(pid, signal.SIGSTOP)
-    return lambda: os.kill(pid, signal.SIGCONT)
-
-
-@pytest.mark.parametrize("fault", [killed, stopped])
-def test_no_answer_fails_while_triton_is_gone(
-    stack: NativeStack, traffic: Traffic, fault: Callable[[NativeStack], Callable[[], None]]
+def test_calls_that_outlive_their_budget_leave_triton_alive(
+    triton: str, triton_repository: Path, tmp_path: Path
 ) -> None:
-    """A lower rung answers every request and is named; MODEL is back within 10 s of Triton."""
-    began = time.monotonic()
-    bring_back = fault(stack)
-    traffic.wait_for("RUNG_LOCAL_MODEL", began, 40, PATIENCE_S)
-    bring_back()
-    returned = time.monotonic()
-    traffic.wait_for("RUNG_MODEL", returned, 25, BACK_S)
+    """None is cancelled, whoever has gone; it answers well afterwards. 10,000 of them: `millrace bench orphans`."""
+    bundle: Bundle = small_bundle(tmp_path / "late" / "1", LAYOUT)
+    repository = Repository(triton_repository, planted_templates(TEMPLATES, tmp_path / "templates"))
+    repository.add(bundle)
+    repository.configure(bundle.manifest, [1])
+    with Triton(triton) as server:
+        server.load("late")
+        server.wait_ready("late", [1])
 
-    assert [] == traffic.failed()
+        found = orphans.run(
+            lambda: gateways_calls(triton, bundle),
+            lambda seconds: spoil(triton_repository / "late" / "1", f"slow {seconds}"),
+            lambda: server.states("late") != {},
+            count=LATE_CALLS,
+        )
+
+    assert found["outlived"] >= LATE_CALLS
+    assert (0, 100, 0) == (found["triton_exits"], found["good_after"], found["left_in_flight"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
-from millrace.client import Access, Hedging, MillraceError, NotAllowed, RankingClient, Tls, Unavailable
+from millrace.client import Access, Hedging, MillraceError, NotAllowed, RankingClient, Tls, Unavailable, _channel
 from millrace.client.access import TokenSource
 from millrace.client.budgets import MOST, HedgeBudget, RetryBudget
 from millrace.ranking.v1 import ranking_pb2 as pb
@@ -37,10 +37,10 @@ class Server(ranking_pb2_grpc.RankingServiceServicer):
 
     def Rank(self, request: pb.RankRequest, context: Any) -> pb.RankResponse:  # noqa: N802
         self.tokens.append(dict(context.invocation_metadata()).get("authorization"))
+        self.go.wait(5)
         if self.fails:
             self.fails -= 1
             context.abort(grpc.StatusCode.UNAVAILABLE, f"{self.number} is away")
-        self.go.wait(5)
         self.finished.release()
         return pb.RankResponse(model_version=self.number)
 
@@ -85,6 +85,41 @@ def test_a_target_that_is_away_costs_no_call(servers: Servers) -> None:
     with RankingClient(f"{one.target},{two.target}") as client:
         assert {2} == {ask(client) for _ in range(6)}
     assert 6 == two.calls
+
+
+def test_when_one_of_two_goes_all_its_calls_are_answered_by_the_other(servers: Servers) -> None:
+    """However many were under way there: the retry budget is for those who ask what is known to be away."""
+    one, two = servers(2)
+    one.fails = 1_000
+    one.go.clear()
+    with RankingClient([one.target, two.target], hedging=None) as client, ThreadPoolExecutor(16) as callers:
+        answers = [callers.submit(ask, client) for _ in range(16)]
+        deadline = time.monotonic() + 5
+        while one.calls < 8 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert 8 == one.calls
+        one.go.set()
+        assert {2} == {answer.result() for answer in answers}
+
+
+def test_of_a_target_that_was_away_one_caller_finds_out(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others go on as if it were away, until it has answered; then it has its share again."""
+    monkeypatch.setattr(_channel, "AWAY_S", 0.05)
+    one, two = servers(2)
+    with RankingClient([one.target, two.target], hedging=None) as client, ThreadPoolExecutor(1) as caller:
+        one.fails = 1
+        assert [2, 2] == [ask(client), ask(client)]
+        one.go.clear()
+        monkeypatch.setattr(_channel, "AWAY_S", 60.0)
+        time.sleep(0.05)
+        first = [caller.submit(ask, client) for _ in range(2)]  # in turn: one of them begins there, and hangs
+        deadline = time.monotonic() + 5
+        while one.calls < 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert [2] * 6 == [ask(client) for _ in range(6)]
+        one.go.set()
+        assert {1, 2} >= {answer.result() for answer in first}
+        assert 2 == [ask(client) for _ in range(4)].count(1)
 
 
 def test_where_nobody_answers_the_retries_end_with_their_budget(servers: Servers) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from definitions.events import EventColumns
 
 from pipelines.bench import Bar, at_least, at_most
-from pipelines.bench.open_loop import Answer, OpenLoop, Question, failures
+from pipelines.bench.open_loop import DEADLINE_S, Answer, OpenLoop, Question, failures
 from pipelines.errors import UnavailableError
 from pipelines.evaluation.metrics import ndcg
 from pipelines.progress import SILENT, Progress
@@ -39,26 +39,19 @@ Ids = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Case:
-    """A fault. `rung` must answer after it; those above it cannot, from the moment that `inject` returns.
+    """A fault. `rung` must answer after it.
 
-    `prepare` brings what it is injected into, MODEL answering on. `strangers`: it is asked for users whom nobody knows.
-    `quality_of_rung`: the order is the rung's own, with all that it reads there. `doomed`: an item that is deleted
-    meanwhile; 0 is none.
+    `strangers`: it is asked for users whom nobody knows. `quality_of_rung`: the order is the rung's own, with all that
+    it reads there. `doomed`: an item that is deleted meanwhile; 0 is none.
     """
 
     name: str
     rung: str
     inject: Callable[[], None]
     heal: Callable[[], None]
-    prepare: Callable[[], None] = lambda: None
     strangers: bool = False
     quality_of_rung: bool = True
     doomed: int = 0
-
-    @property
-    def impossible(self) -> tuple[str, ...]:
-        """Rungs that an answer cannot come from while the fault lasts."""
-        return RUNGS[: RUNGS.index(self.rung)]
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,7 @@ class Catalogue:
 
 
 def questions_of(events: EventColumns, labels: npt.NDArray[np.int64], fillers: Ids, *, seed: int = 0) -> list[Question]:
-    """One `Rank` of 100 for every user with better and worse events: those items, filled up with others of `fillers`.
+    """One `Rank` of 100 for every user with a positive event: the user's items, filled up with others of `fillers`.
 
     Only the judged items count for the quality, in the order in which the answer has them (condensed lists: Sakai,
     SIGIR 2007), so that nobody has to guess what the user thinks of the others. Features are evaluated at the user's
@@ -88,7 +81,7 @@ def questions_of(events: EventColumns, labels: npt.NDArray[np.int64], fillers: I
         rows = draw.permutation(rows)[:CANDIDATES]
         judged, first = np.unique(events.item_id[rows], return_index=True)
         truth = labels[rows][first]
-        if truth.min() == truth.max():
+        if not truth.any():
             continue
         others = fillers[~np.isin(fillers, judged)]
         filled = np.concatenate([judged, others[: CANDIDATES - len(judged)]])
@@ -108,6 +101,7 @@ def run(
     offline: Mapping[str, float | None] | None = None,
     rate: float = 100.0,
     measure_s: float = _MEASURE_S,
+    deadline_s: float = DEADLINE_S,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Inject each case under load, and measure.
@@ -122,16 +116,20 @@ def run(
         offline: rung -> NDCG@10 that the bundle says of itself, where it does.
         rate: requests a second, every fifth a `Recommend`.
         measure_s: least time that a rung is measured.
+        deadline_s: of each request.
         progress: is told each case.
 
     Raises:
         UnavailableError: nobody answers, a rung is never reached, or MODEL does not come back.
     """
-    with OpenLoop([gateway], usecase, questions, rate=rate, recommend_every=_RECOMMEND_EVERY) as loop:
+    with OpenLoop(
+        [gateway], usecase, questions, rate=rate, deadline_s=deadline_s, recommend_every=_RECOMMEND_EVERY
+    ) as loop:
         begun = time.monotonic()
         _await(loop, "MODEL", begun, "before the first fault")
         found = [_Run(loop, case, catalogue, rate, measure_s, progress).run() for case in cases]
         loop.close()
+    where = f"{where}; {rate:g} requests/s x {CANDIDATES} candidates, deadline {deadline_s * 1e3:g} ms, all the time"
     return _result(found, questions, where, offline or {}, rate)
 
 
@@ -171,8 +169,6 @@ class _Run:
         self._progress.stage(case.name)
         if case.strangers:
             loop.ask([question.by(_STRANGER + place) for place, question in enumerate(self._known)])
-        since = time.monotonic()
-        case.prepare()
         began = time.monotonic()
         case.inject()
         injected = time.monotonic()
@@ -191,10 +187,13 @@ class _Run:
             case=case,
             began=began,
             first=loop.between(began, began + FIRST_S),
-            later=[*loop.between(since, began), *loop.between(began + FIRST_S, over)],
+            later=loop.between(began + FIRST_S, over),
             measured=loop.between(measured_from, measured_to),
-            mislabelled=[each for each in loop.between(since, over) if _mislabelled(each)]
-            + [each for each in loop.between(injected, faulty_to) if each.rung in case.impossible],
+            mislabelled=[
+                each
+                for each in loop.between(began, over)
+                if _mislabelled(each) or (injected <= each.sent < each.ended < faulty_to and _claims(each, case.rung))
+            ],
             reached_s=reached_s,
             back_s=back_s,
             doomed_before=before,
@@ -233,6 +232,11 @@ def _await(loop: OpenLoop, rung: str, since: float, what: str) -> float:
 
 def _sleep_until(moment: float) -> None:
     time.sleep(max(0.0, moment - time.monotonic()))
+
+
+def _claims(answer: Answer, rung: str) -> bool:
+    """Whether an answer says MODEL while no model answers."""
+    return answer.rung == "MODEL" != rung
 
 
 def _mislabelled(answer: Answer) -> bool:
@@ -309,8 +313,7 @@ def _result(
     }
     return {
         **keys,
-        "what": f"{where}; {rate:g} requests/s x {CANDIDATES} candidates, deadline 150 ms, all the time; "
-        f"{len(questions)} users with better and worse events after what the stack knows; {len(found)} faults",
+        "what": f"{where}; {len(questions)} users of events after all that the stack knows; {len(found)} faults",
         "table": [_row(one, questions) for one in found],
         "bars": _bars(keys, found),
     }

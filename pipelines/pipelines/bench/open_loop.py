@@ -1,16 +1,17 @@
 """Steady requests to gateways while something happens to them: sent by the clock, every end of a request kept."""
 
 import itertools
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import grpc
 import numpy as np
 import numpy.typing as npt
+from millrace.client import Context, MillraceError, RankingClient
 from millrace.events.v1 import events_pb2
 from millrace.ranking.v1 import ranking_pb2 as pb
 from millrace.ranking.v1 import ranking_pb2_grpc
@@ -20,6 +21,7 @@ from pipelines.errors import UnavailableError
 DEADLINE_S: Final = 0.15
 GRACE_S: Final = 0.02  # an answer that comes later after its deadline has failed, whatever it says
 RECOMMEND_LIMIT: Final = 100
+_CALLERS: Final = 64
 
 _OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 1_000),
@@ -28,25 +30,7 @@ _OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-)
-# What docs/reference.md tells callers of several gateways to use: calls go round, and one that a gateway which is
-# going down refuses is sent to another. `Rank` and `Recommend` change nothing, so that sending twice is harmless.
-SERVICE_CONFIG: Final = json.dumps(
-    {
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "methodConfig": [
-            {
-                "name": [{"service": "millrace.ranking.v1.RankingService"}],
-                "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.01s",
-                    "maxBackoff": "0.05s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ],
-    }
+    ("grpc.enable_retries", 0),
 )
 
 
@@ -94,8 +78,8 @@ class Answer:
 class OpenLoop:
     """`rate` requests a second of the questions in turn, every `recommend_every`th a `Recommend`, until `close`.
 
-    A request never waits for the one before. One target is asked directly, each request once; of several, each call
-    goes to the next (`SERVICE_CONFIG`).
+    A request never waits for the one before. One target is asked directly, each request once, so that nothing hides
+    what it did; several are asked by `millrace.client`, as a product would.
     """
 
     def __init__(
@@ -118,11 +102,10 @@ class OpenLoop:
         self._halt = threading.Event()
         self._under_way = threading.Semaphore(0)
         self._sent = 0
-        more: tuple[tuple[str, Any], ...] = (("grpc.enable_retries", 0),)
-        if len(targets) > 1:
-            more = (("grpc.service_config", SERVICE_CONFIG),)
-        self._channel = grpc.insecure_channel(f"ipv4:{','.join(targets)}", options=(*_OPTIONS, *more))
+        self._channel = grpc.insecure_channel(targets[0], options=_OPTIONS)
         self._stub = ranking_pb2_grpc.RankingServiceStub(self._channel)
+        self._client = RankingClient(targets, timeout_s=deadline_s) if len(targets) > 1 else None
+        self._pool = ThreadPoolExecutor(_CALLERS, "caller")
         self.ask(questions)
         self._thread = threading.Thread(target=self._run, name="open loop", daemon=True)
 
@@ -150,6 +133,9 @@ class OpenLoop:
         self._thread.join(timeout=10)
         for _ in range(self._sent):
             self._under_way.acquire(timeout=self.deadline_s + 1)
+        self._pool.shutdown()
+        if self._client is not None:
+            self._client.close()
         self._channel.close()
 
     @property
@@ -163,12 +149,12 @@ class OpenLoop:
         return [answer for answer in self.answers if since <= answer.sent < until]
 
     def wait_for(self, holds: Callable[[Answer], bool], *, since: float, count: int, within_s: float) -> float | None:
-        """Seconds from `since` until the last `count` answers to what was sent since then hold; None if that is not
+        """Seconds from `since` until the last `count` answers to questions sent since then hold; None if that is not
         so within `within_s`.
         """
         gives_up = time.monotonic() + within_s
         while time.monotonic() < gives_up:
-            newest = self.between(since)
+            newest = [answer for answer in self.between(since) if answer.question >= 0]
             if len(newest) >= count and all(holds(answer) for answer in newest[-count:]):
                 return max(0.0, newest[-count].ended - since)
             self._halt.wait(0.05)
@@ -182,6 +168,10 @@ class OpenLoop:
 
     def _send(self, turn: int, due: float) -> None:
         place = turn % len(self.questions)
+        if self._client is not None:
+            self._sent += 1
+            self._pool.submit(self._by_client, self._client, place, due)
+            return
         if self._recommend_every and turn % self._recommend_every == 0:
             question = self.questions[place]
             request: Any = pb.RecommendRequest(
@@ -200,13 +190,35 @@ class OpenLoop:
         if call.code() is grpc.StatusCode.OK:
             found = call.result()
             answer = Answer(
-                due, sent, over, place, "OK" if over - sent <= self.deadline_s + GRACE_S else "LATE",
+                due, sent, over, place, self._in_time(over - sent),
                 rung=events_pb2.Rung.Name(found.served_by).removeprefix("RUNG_"),
                 reason=found.reason, version=found.model_version,
                 item_ids=np.fromiter((item.item_id for item in found.items), np.uint64, len(found.items)),
             )  # fmt: skip
         else:
             answer = Answer(due, sent, over, place, call.code().name, reason=call.details() or "")
+        self._keep(answer)
+
+    def _by_client(self, client: RankingClient, place: int, due: float) -> None:
+        question, sent = self.questions[place], time.monotonic()
+        context = Context(time_us=question.time_us)
+        try:
+            found = client.rank(self._usecase, question.user_id, question.item_ids.tolist(), context=context)
+        except MillraceError as exc:
+            answer = Answer(due, sent, time.monotonic(), place, type(exc).__name__, reason=str(exc))
+        else:
+            over = time.monotonic()
+            answer = Answer(
+                due, sent, over, place, self._in_time(over - sent),
+                rung=found.served_by, reason=found.reason, version=found.model_version,
+                item_ids=np.fromiter((item.item_id for item in found.items), np.uint64, len(found.items)),
+            )  # fmt: skip
+        self._keep(answer)
+
+    def _in_time(self, seconds: float) -> str:
+        return "OK" if seconds <= self.deadline_s + GRACE_S else "LATE"
+
+    def _keep(self, answer: Answer) -> None:
         with self._lock:
             self._ended.append(answer)
         self._under_way.release()

@@ -9,8 +9,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import onnx
-from bundle import Bundle, Golden, OnnxScorer, write_bundle
-from onnx import helper, numpy_helper
+from bundle import Bundle, Golden, Manifest, OnnxScorer, TrainingWindow, load_bundle, write_bundle
+from definitions.layout import Layout
+from onnx import TensorProto, helper, numpy_helper
+
+EDGE: Final = 5_000.0  # no year, price or age of a catalogue comes near
 
 _FAULT: Final = "fault"
 # Behind the honest wrapper, in the same file: what it is told by a file beside the graph, it does from the next batch.
@@ -61,11 +64,11 @@ def spoil(version: Path, fault: str) -> Callable[[], None]:
     return lambda: path.unlink(missing_ok=True)
 
 
-def with_blind_fallback(bundle: Bundle, folder: Path) -> str:
-    """Write `bundle` as the version `folder` names, with a fallback that scores golden rows well and all others NaN.
+def with_fragile_fallback(bundle: Bundle, folder: Path, column: str) -> None:
+    """Write `bundle` as the version that `folder` names, with a fallback that a value above `EDGE` turns into NaN.
 
-    It stands for a graph that nobody's check has caught: it takes the root of a number that only real rows make
-    negative. Returns the digest.
+    Such a graph passes every check until somebody feeds a column that nobody looks at with nonsense: all that it scores
+    below the edge is as before.
     """
     graph = onnx.load(bundle.fallback_path)
     output = graph.graph.output[0].name
@@ -77,28 +80,71 @@ def with_blind_fallback(bundle: Bundle, folder: Path) -> str:
     def constant(name: str, value: npt.NDArray[Any]) -> None:
         graph.graph.initializer.append(numpy_helper.from_array(value, name))
 
-    constant("planted_place", np.array([0], np.int64))
-    constant("planted_edge", np.array([-0.5], np.float32))
+    constant("planted_place", np.array([bundle.manifest.feature_names.index(column)], np.int64))
+    constant("planted_edge", np.array([EDGE], np.float32))
     constant("planted_zero", np.array([0.0], np.float32))
     graph.graph.node.extend(
         [
             helper.make_node("Gather", ["features", "planted_place"], ["planted_column"], axis=1),
             helper.make_node("Sub", ["planted_edge", "planted_column"], ["planted_under"]),
-            helper.make_node("Sqrt", ["planted_under"], ["planted_root"]),
+            helper.make_node("Sqrt", ["planted_under"], ["planted_root"]),  # NaN above the edge
             helper.make_node("Mul", ["planted_root", "planted_zero"], ["planted_nothing"]),
             helper.make_node("Add", ["honest", "planted_nothing"], [output]),
         ]
     )
-    golden = bundle.golden
-    features = golden.features.copy()
-    features[:, 0] = -1.0  # a count, which no real row has below 0
+    with tempfile.TemporaryDirectory(prefix="millrace-planted-") as made:
+        fragile = Path(made) / "fallback.onnx"
+        onnx.save(graph, fragile)
+        files = {name: bundle.folder / name for name in bundle.manifest.files} | {fragile.name: fragile}
+        manifest = bundle.manifest.model_copy(update={"version": int(folder.name), "files": {}})
+        write_bundle(folder, manifest, files)
+
+
+def small_bundle(folder: Path, layout: Layout) -> Bundle:
+    """Write a small honest bundle as `folder`, which names model and version: two linear graphs over all columns."""
+    columns = len(layout.feature_names)
+    draw = np.random.default_rng(0)
+    features = draw.normal(size=(8, columns)).astype(np.float32)
+    none = np.empty((8, 0), np.int64)
     with tempfile.TemporaryDirectory(prefix="millrace-planted-") as made:
         aside = Path(made)
-        onnx.save(graph, aside / "fallback.onnx")
-        scores = OnnxScorer(bundle.model_path).score(features, golden.ints)
-        blind = OnnxScorer(aside / "fallback.onnx").score(features, golden.ints)
-        Golden(features, golden.ints, scores, blind).save(aside / "golden.npz")
-        files = {name: bundle.folder / name for name in bundle.manifest.files}
-        files |= {name: aside / name for name in ("fallback.onnx", "golden.npz")}
-        manifest = bundle.manifest.model_copy(update={"version": int(folder.name), "files": {}})
-        return write_bundle(folder, manifest, files)
+        model, fallback = (
+            _linear(aside / name, draw.normal(size=columns) * 0.01) for name in ("model.onnx", "fallback.onnx")
+        )
+        scores, other = (OnnxScorer(path).score(features) for path in (model, fallback))
+        Golden(features, none, scores, other).save(aside / "golden.npz")
+        manifest = Manifest(
+            name=folder.parent.name,
+            version=int(folder.name),
+            usecase=layout.usecase.name,
+            revision=layout.revision,
+            layout_hash=layout.layout_hash,
+            feature_names=layout.feature_names,
+            window=TrainingWindow(from_us=0, to_us=1),
+            commit="unknown",
+            seeds=(0,),
+            dataset="none",
+            data_hash="00",
+            metrics={},
+            parity={},
+            created_us=1,
+        )
+        names = ("model.onnx", "fallback.onnx", "golden.npz")
+        write_bundle(folder, manifest, {name: aside / name for name in names})
+    return load_bundle(folder)
+
+
+def _linear(path: Path, weights: npt.NDArray[np.float64]) -> Path:
+    """score = sigmoid(features @ weights)."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["features", "w"], ["logit"]),
+            helper.make_node("Sigmoid", ["logit"], ["score"]),
+        ],
+        "linear",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, len(weights)])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
+        [numpy_helper.from_array(weights.astype(np.float32)[:, None], "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path

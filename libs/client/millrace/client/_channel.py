@@ -106,9 +106,11 @@ class Connection:
     def call(self, method: "Method", request: Any, timeout_s: float) -> Any:
         """`method(request)` within `timeout_s` in all.
 
-        UNAVAILABLE is tried again: at once at another target, else with growing, random pauses, within the deadline and
-        the retry budget. Where the time ends within a further try, the error is still the answer that there was:
-        unavailable, and why. With hedging, a second target is asked when the first takes longer than nearly all calls.
+        UNAVAILABLE is tried again: at once at another target, else with growing, random pauses, within the deadline.
+        That costs the retry budget nothing where the other target was well when last heard of: when one of two goes,
+        as many calls as were under way there go to the other, once. Where the time ends within a further try, the
+        error is still the answer that there was: unavailable, and why. With hedging, a second target is asked when the
+        first takes longer than nearly all calls.
 
         Raises:
             MillraceError: the status, translated.
@@ -133,7 +135,9 @@ class Connection:
             pause_s = 0.0 if fresh else backoff_s * random.uniform(0.5, 1.5)  # noqa: S311  jitter, no secret
             error = translate(exc, target)
             again = is_away and attempt < ATTEMPTS and not isinstance(error, errors.HandshakeFailed)
-            if not (again and self._retries.failed()) or time.monotonic() + pause_s >= ends:
+            if again and not (fresh and self._is_well(order[attempt])):
+                again = self._retries.failed()
+            if not again or time.monotonic() + pause_s >= ends:
                 is_late = answered is not None and exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED
                 raise (answered if is_late and answered else error) from exc
             answered = error
@@ -148,13 +152,20 @@ class Connection:
             channel.close()
 
     def _order(self) -> list[int]:
-        """The targets in turn, those that were away lately last."""
+        """The targets in turn, those that were away lately last; of one that is due, a single caller finds out."""
         count = len(self.targets)
         if count == 1:
             return [0]
         first, now = next(self._turns) % count, time.monotonic()
         turned = [(first + step) % count for step in range(count)]
-        return sorted(turned, key=lambda number: self._away_until[number] > now)
+        order = sorted(turned, key=lambda number: self._away_until[number] > now)
+        if not self._is_well(order[0]):
+            self._away_until[order[0]] = now + AWAY_S  # of all others; an answer takes it back
+        return order
+
+    def _is_well(self, number: int) -> bool:
+        """Whether it has answered since it was last away."""
+        return self._away_until[number] == 0.0
 
     def _once(self, method: "Method", number: int, request: Any, left_s: float, metadata: Any) -> Any:
         begun = time.monotonic()
@@ -162,7 +173,7 @@ class Connection:
             answer = method.on[number](request, timeout=left_s, metadata=metadata)
         except grpc.RpcError as exc:
             raise _Failed(exc, number) from exc
-        self._answered(time.monotonic() - begun)
+        self._answered(number, time.monotonic() - begun)
         return answer
 
     def _hedged(
@@ -176,7 +187,7 @@ class Connection:
 
             def end(future: Any) -> None:
                 if _error(future) is None:
-                    self._answered(time.monotonic() - begun)
+                    self._answered(number, time.monotonic() - begun)
                 ended.put((number, future))
 
             left_s = max(ends - time.monotonic(), 0.001)
@@ -198,7 +209,8 @@ class Connection:
             raise _Failed(exc, number) from exc
         return future.result()
 
-    def _answered(self, seconds: float) -> None:
+    def _answered(self, number: int, seconds: float) -> None:
+        self._away_until[number] = 0.0
         self._retries.succeeded()
         if self.hedges is not None:
             self.hedges.answered(seconds)
