@@ -1,4 +1,4 @@
-"""Gateways on a real stack while what they depend on is killed, stopped, slow or wrong."""
+"""Gateways on a real stack while what they depend on is killed, stopped, slow or wrong, or they are restarted."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,8 @@ from millrace.decisions.v1 import decisions_pb2 as pb
 from millrace_cli import faults
 from millrace_cli.bench_ladder import fault_of
 from millrace_cli.bench_orphans import gateways_calls
-from pipelines.bench import ladder, orphans
+from millrace_cli.bench_restarts import Replicas
+from pipelines.bench import ladder, orphans, restarts
 from pipelines.bench.open_loop import OpenLoop, Question
 from pipelines.bench.planted import EDGE, planted_templates, small_bundle, spoil, with_fragile_fallback
 from pipelines.deploy import deploy
@@ -149,3 +150,18 @@ def test_calls_that_outlive_their_budget_leave_triton_alive(
 
     assert found["outlived"] >= LATE_CALLS
     assert (0, 100, 0) == (found["triton_exits"], found["good_after"], found["left_in_flight"])
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_a_rolling_restart_of_two_gateways_fails_no_request(stack: NativeStack, version: Path, kill: bool) -> None:
+    """Drained or killed: a client that knows both asks the other. Ten times: `millrace bench restarts`."""
+    del version  # only that it serves
+    with Replicas(stack, 2) as gateways:
+        found = restarts.run(
+            gateways.addresses, "movies", questions(), lambda number: gateways.restart(number, kill=kill),
+            how="killed" if kill else "drained", rolls=1, requests=1, rate=RATE, deadline_s=1.0,
+        )  # fmt: skip
+
+    assert [] == found["odd"]
+    assert (0, 2) == (found["failed"], found["restarts"])
+    assert found["requests"] > 100
