@@ -14,7 +14,7 @@ from prometheus_client import Counter, Histogram
 
 from servicekit.kit import Budget, Kit
 from servicekit.security.door import LOCAL, Door
-from servicekit.security.errors import OverQuota, PermissionDenied, Refused, Unauthenticated
+from servicekit.security.errors import OverQuota, PermissionDenied, Refused, Shed, Unauthenticated
 from servicekit.security.settings import EdgeSettings
 from servicekit.security.tls import HANDSHAKE_S, server_credentials
 
@@ -31,10 +31,12 @@ _REFUSED: Final[Mapping[type[Refused], grpc.StatusCode]] = {
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     OverQuota: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Shed: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
 Register = Callable[[grpc.aio.Server], Sequence[str]]
 Behaviour = Callable[[Any, Any], Any]
+ShedCheck = Callable[[str, float | None], None]
 
 
 async def serve(
@@ -45,11 +47,13 @@ async def serve(
     drain_s: float,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     on_listening: Callable[[int], None] | None = None,
+    shed: ShedCheck | None = None,
 ) -> Budget:
     """Serve until `kit.stop`, then drain: NOT_SERVING, a moment for routing, no new calls, the running ones finish.
 
     `register(server)` adds the servicers and returns the full names of their services. Health is SERVING while
-    `kit.ready` is. Port 0 takes a free one; `on_listening` is told which.
+    `kit.ready` is. Port 0 takes a free one; `on_listening` is told which. `shed(rpc, seconds left or None)` is asked
+    before a unary call is parsed, and raises `Shed` where it should not be.
 
     Returns:
         What is left of `drain_s`, for the caller to flush in.
@@ -57,7 +61,7 @@ async def serve(
     Raises:
         OSError: the port is taken; the message names it.
     """
-    server = GrpcServer(kit, register, port, max_message_bytes=max_message_bytes)
+    server = GrpcServer(kit, register, port, max_message_bytes=max_message_bytes, shed=shed)
     await server.start()
     if on_listening is not None:
         on_listening(server.port)
@@ -79,6 +83,7 @@ class GrpcServer:
         *,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         routing_wait_s: float = ROUTING_WAIT_S,
+        shed: ShedCheck | None = None,
     ) -> None:
         self._kit = kit
         self._routing_wait_s = routing_wait_s
@@ -87,7 +92,7 @@ class GrpcServer:
         self._credentials = server_credentials(edge) if edge else None
         door = Door.of(edge) if edge else None
         self._server = grpc.aio.server(
-            interceptors=[_Guard(kit, self._draining, door)],
+            interceptors=[_Guard(kit, self._draining, door, shed)],
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),  # the caller's limit is the caller's
@@ -159,7 +164,8 @@ class GrpcServer:
 class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyped
     """Around every method: parses the bytes itself, counts, times, and turns what nobody caught into INTERNAL."""
 
-    def __init__(self, kit: Kit, draining: asyncio.Event, door: Door | None) -> None:
+    def __init__(self, kit: Kit, draining: asyncio.Event, door: Door | None, shed: ShedCheck | None) -> None:
+        self._shed = shed
         self._log = kit.log
         self._draining = draining
         self._door = door
@@ -213,13 +219,15 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyp
         )
 
     def _unary(self, rpc: str, behaviour: Behaviour, read: Behaviour) -> Behaviour:
-        method, door = rpc.rpartition("/")[2], self._door
+        method, door, shed = rpc.rpartition("/")[2], self._door, self._shed
 
         async def answer(raw: Any, context: grpc.aio.ServicerContext) -> Any:
             call = _Call(context)
             async with self._watched(method, call):
                 if door is not None:
                     call.caller = door.admit(rpc, context)
+                if shed is not None:
+                    shed(rpc, context.time_remaining())
                 return await behaviour(read(raw, call), call)
 
         return answer

@@ -16,6 +16,7 @@ from millrace.collector.v1 import collector_pb2 as pb
 from millrace.collector.v1 import collector_pb2_grpc
 from servicekit.grpc_server import GrpcServer, serve
 from servicekit.kit import Kit, start
+from servicekit.security.errors import Shed
 from servicekit.settings import ProcessSettings
 
 SERVICE = "millrace.collector.v1.CollectorService"
@@ -217,6 +218,32 @@ async def test_a_drain_does_not_wait_for_an_idle_stream(kit: Kit) -> None:
 
         assert grpc.StatusCode.UNAVAILABLE == await call.code()
         assert budget.left_s() > 25.0
+
+
+async def test_a_call_is_shed_before_it_is_read(kit: Kit) -> None:
+    """Bytes that are no message get RESOURCE_EXHAUSTED with push-back, not INVALID_ARGUMENT: nobody looked at them."""
+    seen: list[tuple[str, float | None]] = []
+
+    def shed(rpc: str, left_s: float | None) -> None:
+        seen.append((rpc, left_s))
+        if left_s is not None:
+            raise Shed("overloaded", "busy", 0.5)
+
+    server = GrpcServer(kit, register(Servicer()), 0, routing_wait_s=0.0, shed=shed)
+    await server.start()
+    method = f"/{SERVICE}/Publish"
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await channel.unary_unary(method)(b"\xff", timeout=5.0)
+        assert grpc.StatusCode.RESOURCE_EXHAUSTED == raised.value.code()
+        assert "500" == dict(raised.value.trailing_metadata())["grpc-retry-pushback-ms"]
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await channel.unary_unary(method)(b"\xff")
+        assert grpc.StatusCode.INVALID_ARGUMENT == raised.value.code()
+    await server.drain(1.0)
+    assert [method, method] == [rpc for rpc, _ in seen]
+    refused = {"method": "Publish", "reason": "overloaded"}
+    assert 1 == kit.registry.get_sample_value("example_refused_total", refused)
 
 
 async def test_a_taken_port_is_named(kit: Kit) -> None:

@@ -17,12 +17,13 @@ from definitions.errors import DefinitionsError
 from definitions.layout import Layout, layout_of
 from definitions.usecase import find_usecase
 from millrace.ranking.v1 import ranking_pb2_grpc
-from servicekit.grpc_server import serve
+from servicekit.grpc_server import PUSH_BACK_MS, serve
 from servicekit.kit import Budget, Kit, start
+from servicekit.security.errors import Shed
 from servicekit.settings import EXIT_BAD_INPUT, load_settings
 from stores.errors import StoreError
 
-from gateway.admission import LoopLag
+from gateway.admission import LoopLag, late_on_arrival
 from gateway.breaker import Breaker
 from gateway.bundles import BundleLoader, InProcess, InTriton, MakeScorer
 from gateway.decisions import Decisions, DecisionsReader
@@ -173,6 +174,7 @@ class Gateway:
                     settings.grpc_port,
                     drain_s=settings.drain_s,
                     on_listening=lambda _: kit.ready.set("listening", holds=True),
+                    shed=self._shed,
                 )
         except OSError as exc:  # the port is taken
             self._fail(exc)
@@ -214,6 +216,11 @@ class Gateway:
             await self._triton.close(min(_ORPHANS_S, budget.left_s()))
         self._worker.close()
         self._lag.stop()
+
+    def _shed(self, rpc: str, left_s: float | None) -> None:
+        """Before a call is parsed. Raises Shed."""
+        if rpc.startswith(f"/{SERVICE}/") and late_on_arrival(left_s, self._lag.worst_s):
+            raise Shed("overloaded", "the deadline passed in the queue here; try again later", PUSH_BACK_MS / 1_000)
 
     def _fail(self, exc: Exception) -> None:
         """What the answers depend on has ended: so do we, and the supervisor's restart reads the log anew."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -32,6 +32,14 @@ class Rung(Enum):
     POPULAR = "POPULAR"
 
 
+class Priority(IntEnum):
+    """Who is shed first: the numbers of `millrace.ranking.v1.Priority`, unspecified = INTERACTIVE."""
+
+    INTERACTIVE = 1
+    PREFETCH = 2
+    BATCH = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """One request. `item_ids` uint64 (n,) are the caller's to order; None asks us to find candidates."""
@@ -44,6 +52,7 @@ class Query:
     session_id: int = 0
     time_us: int | None = None
     min_interactions_offset: int = 0
+    priority: Priority = Priority.INTERACTIVE
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The core: query -> row -> candidates -> features -> ladder -> re-rank -> answer. Plain types, no I/O library."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -102,12 +102,14 @@ class _Inputs:
 class Looked:
     """Items as one request would see them now: `item_ids` uint64 (n,), and the model's inputs at `time_us`.
 
-    `row`: which user row was read, with its newest event at `last_event_us`; None: there is none.
+    `row`: which user row was read, with its newest event at `last_event_us`; None: there is none. `heads`: weights of
+    the model's heads as the rules say them.
     """
 
     item_ids: Ids
     assembled: Assembled
     model: ActiveModel | None
+    heads: Mapping[str, float]
     arm: str
     time_us: int
     row: RowVersion | None
@@ -167,7 +169,7 @@ class Ranker:
         """
         watch = _Watch(self._clock.monotonic)
         deadline = watch.began + budget_s
-        self._admission.check(budget_s)
+        self._admission.check(budget_s, query.priority)
         validate(query, allow_time=self._allow_time)
         choice = self._choose(query)  # this request keeps it, whatever is swapped meanwhile
         time_us = self._clock.now_us() if query.time_us is None else query.time_us
@@ -238,7 +240,8 @@ class Ranker:
         assembled = self._inputs(query, row, item_ids, time_us).assembled
         version = _version(row)
         last_us = 0 if row is None else row.header.last_event_time_us
-        return Looked(item_ids, assembled, choice.model, choice.arm, time_us, version, last_us)
+        heads = choice.rules.rules.heads
+        return Looked(item_ids, assembled, choice.model, heads, choice.arm, time_us, version, last_us)
 
     def newest_us(self, item_ids: Ids) -> Ints:
         """Time of each item's newest event, int64 (n,); 0 if it has none."""

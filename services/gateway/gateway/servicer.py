@@ -15,7 +15,7 @@ from gateway import errors
 from gateway.explaining import Asked, Explained, Explaining
 from gateway.impressions import RUNGS
 from gateway.metrics import Metrics
-from gateway.query import Query, Ranking, RowVersion
+from gateway.query import Priority, Query, Ranking, RowVersion
 from gateway.ranking import Ranker
 
 STATUS: Final[Mapping[type[errors.GatewayError], grpc.StatusCode]] = {
@@ -24,6 +24,7 @@ STATUS: Final[Mapping[type[errors.GatewayError], grpc.StatusCode]] = {
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,  # servicekit adds the push-back
     errors.NotRemembered: grpc.StatusCode.NOT_FOUND,
 }
+_PRIORITY: Final = {each.value: each for each in Priority}
 EXPLAIN_CEILING_S: Final = 2.0  # twenty items are scored hundreds of times
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["RankingService"].full_name
 
@@ -103,6 +104,7 @@ def query_of_rank(request: pb.RankRequest) -> Query:
         session_id=request.context.session_id,
         time_us=request.context.time_us if request.context.HasField("time_us") else None,
         min_interactions_offset=request.min_interactions_offset,
+        priority=_PRIORITY.get(request.priority, Priority.INTERACTIVE),
     )
 
 
@@ -117,6 +119,7 @@ def query_of_recommend(request: pb.RecommendRequest) -> Query:
         session_id=request.context.session_id,
         time_us=request.context.time_us if request.context.HasField("time_us") else None,
         min_interactions_offset=request.min_interactions_offset,
+        priority=_PRIORITY.get(request.priority, Priority.INTERACTIVE),
     )
 
 

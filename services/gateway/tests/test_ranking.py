@@ -1,6 +1,7 @@
 """The core with fakes of ours: which rung answers, why others were left, and what every answer says."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from definitions.features import HistoryScore, Mean, Prior, RecentResidual
 from definitions.records import LogRecord
 from gateway.errors import DeadlineTooShort, InvalidRequest, Overloaded, Unavailable
 from gateway.ladder import StoredList
-from gateway.query import Query, Rung
+from gateway.query import Priority, Query, Rung
 
 USER, STRANGER, NOW_US = 7, 8, 1_700_000_000_000_000
 
@@ -471,6 +472,25 @@ def test_time_lost_in_our_own_queue_is_overload(world: Any) -> None:
     world.lag_s = 0.05
     with pytest.raises(Overloaded):
         world.rank(1, 2, budget_s=0.004)
+
+
+@pytest.mark.parametrize(
+    ("lag_s", "answered"),
+    [
+        (0.001, [Priority.INTERACTIVE, Priority.PREFETCH, Priority.BATCH]),
+        (0.02, [Priority.INTERACTIVE, Priority.PREFETCH]),
+        (0.05, [Priority.INTERACTIVE]),
+    ],
+)
+def test_those_for_whom_nobody_waits_are_shed_first(world: Any, lag_s: float, answered: list[Priority]) -> None:
+    """The busier the loop, the fewer classes are answered; a request behind which somebody waits always is."""
+    world.lag_s = lag_s
+    got = []
+    for priority in Priority:
+        with suppress(Overloaded):
+            world.rank(1, 2, priority=priority)
+            got.append(priority)
+    assert answered == got
 
 
 def test_less_time_than_our_own_work_takes_is_overload(world: Any) -> None:

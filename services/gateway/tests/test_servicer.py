@@ -144,6 +144,17 @@ async def test_a_short_deadline_is_refused_and_overload_pushes_back(stub: Any, w
     assert grpc.StatusCode.DEADLINE_EXCEEDED == raised.value.code()
 
 
+async def test_the_priority_decides_who_is_shed_first(stub: Any, world: Any) -> None:
+    """On a busy process a batch is told to come back; the same request of somebody who waits is answered."""
+    world.lag_s = 0.02
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stub.Rank(pb.RankRequest(usecase="tiny", item_ids=[1], priority=pb.PRIORITY_BATCH), timeout=5)
+    assert grpc.StatusCode.RESOURCE_EXHAUSTED == raised.value.code()
+    assert int(dict(raised.value.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
+    for priority in (pb.PRIORITY_UNSPECIFIED, pb.PRIORITY_INTERACTIVE, pb.PRIORITY_PREFETCH, 99):
+        assert (await stub.Rank(pb.RankRequest(usecase="tiny", item_ids=[1], priority=priority), timeout=5)).items
+
+
 @pytest.mark.parametrize(("deadline_s", "budget_s"), [(None, CEILING_S), (30.0, CEILING_S), (0.09, 0.09)])
 async def test_the_ceiling_bounds_every_deadline(
     stub: Any, kit: Kit, world: Any, deadline_s: float | None, budget_s: float

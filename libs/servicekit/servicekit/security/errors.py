@@ -29,3 +29,7 @@ class OverQuota(Refused):
     def __init__(self, reason: str, message: str, retry_after_s: float) -> None:
         super().__init__(reason, message)
         self.retry_after_s = retry_after_s
+
+
+class Shed(OverQuota):
+    """The process is too busy for this call; `retry_after_s` says when to try again."""
