@@ -201,11 +201,11 @@ class Ranker:
             inputs = self._inputs(query, row, climb.scored.item_ids, time_us)
             watch.lap("features")
         request_id = self._new_id()
-        ordered = _ordered(job, choice.rules, climb, inputs, request_id)
+        ordered = _ordered(job, choice.rules, climb, inputs, request_id, explore=choice.partner is None)
         teams: tuple[str, ...] = ()
         if choice.partner is not None and climb.rung is Rung.MODEL:
             ordered, teams = await self._drafted(
-                choice, choice.partner, job, climb, inputs, request_id, deadline, watch
+                choice.partner, job, climb, inputs, ordered, request_id, deadline, watch
             )
         watch.lap("rerank")
         return self._answer(
@@ -213,14 +213,13 @@ class Ranker:
         )  # fmt: skip
 
     async def _drafted(
-        self, choice: Choice, partner: Partner, job: Job, climb: Climb, inputs: _Inputs, request_id: int,
+        self, partner: Partner, job: Job, climb: Climb, inputs: _Inputs, own: Ordered, request_id: int,
         deadline: float, watch: _Watch,
     ) -> tuple[Ordered, tuple[str, ...]]:  # fmt: skip
         """The list that both rankings drafted of the same candidates, and whose each shown item is.
 
-        The choice's own, and nobody's, where the partner's model does not answer in time.
+        The `own` one, and nobody's, where the partner's model does not answer in time. Nothing is explored.
         """
-        own = _ordered(job, choice.rules, climb, inputs, request_id, explore=False)
         watch.lap("rerank")
         theirs = replace(job, active=partner.model, weights=_weights(partner.model, partner.rules))
         if partner.model is not job.active or theirs.weights is not job.weights:
