@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "deploy": ("millrace_cli.models:deploy", "Serve a bundle, without a failed request."),
     "canary": ("millrace_cli.canary:app", "A version on its way from a few users to all, or back."),
     "shadow": ("millrace_cli.shadow:app", "A version that scores copies of requests and is never shown."),
+    "rules": ("millrace_cli.rules:app", "How lists are made, changed without a deployment."),
     "rollback": ("millrace_cli.models:rollback", "Serve the version that served before."),
     "experiment": ("millrace_cli.experiments:app", "Compare versions or rules on parts of the users."),
     "precompute": ("millrace_cli.nightly:precompute", "Write every user's list as a verified generation."),

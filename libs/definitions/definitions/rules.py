@@ -183,14 +183,17 @@ class Rules(Spec):
         return self
 
     @classmethod
-    def parse(cls, text: str | bytes) -> Self:
-        """Of JSON, as `to_json` writes it or as a YAML file would say it.
+    def parse(cls, text: str | bytes, over: "Rules | None" = None) -> Self:
+        """Of JSON, as `to_json` writes it or as a YAML file would say it; what it does not name is as in `over`.
 
         Raises:
             UseCaseError: every problem with its field.
         """
         try:
-            return cls.model_validate(json.loads(text))
+            said = json.loads(text)
+            if over is not None and isinstance(said, dict):
+                said = over.model_dump(mode="json", by_alias=True) | said
+            return cls.model_validate(said)
         except ValidationError as exc:
             raise UseCaseError(f"rules:\n{problems(exc)}") from exc
         except ValueError as exc:

@@ -233,14 +233,14 @@ class UseCase(Spec):
         )
 
     def rules_of(self, text: str | bytes) -> Rules:
-        """Rules of a decision: JSON that fits this use case; empty = its own.
+        """Rules of a decision: JSON that fits this use case; what it does not name stays as the use case says it.
 
         Raises:
             UseCaseError: no rules, or they name what this use case does not have.
         """
         if not text:
             return self.rules
-        rules = Rules.parse(text)
+        rules = Rules.parse(text, self.rules)
         try:
             self._check_rules(rules)
         except ValueError as exc:

@@ -54,8 +54,13 @@ def test_equal_rules_have_one_text(feed: UseCase) -> None:
 
 
 def test_no_text_means_the_use_cases_own(feed: UseCase) -> None:
-    """A decision without rules leaves those of the YAML."""
+    """A decision without rules leaves those of the YAML; one that names some leaves the others; null takes away."""
     assert feed.rules == feed.rules_of("")
+    some = feed.rules_of('{"diversity": {"lambda": 0.5}, "exploration": null}')
+    assert (0.5, None) == (some.diversity.weight, some.exploration)
+    assert feed.rules == some.model_copy(
+        update={"diversity": feed.rules.diversity, "exploration": feed.rules.exploration}
+    )
 
 
 @pytest.mark.parametrize(
