@@ -1,7 +1,7 @@
 """What each rung of the gateway's ladder is worth, offline: one figure, the same test rows, each rung's own order."""
 
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ LIST_LENGTH: Final = 100  # of a nightly list, as `millrace precompute` writes i
 MAX_USERS: Final = 100  # whose lists are made for the figure: 500 rows each
 
 Floats = npt.NDArray[np.float32]
+Scored = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.uint64]
 
@@ -24,8 +25,8 @@ Ids = npt.NDArray[np.uint64]
 class Scores(Protocol):
     """The served model."""
 
-    def __call__(self, features: Floats, user_ints: Ints, item_ints: Ints, /) -> Floats:
-        """Scores float32 (n,)."""
+    def __call__(self, features: Floats, user_ints: Ints, item_ints: Ints, /) -> Scored:
+        """Scores (n,)."""
         ...
 
 
@@ -35,8 +36,8 @@ def rung_quality(
     examples: Examples,
     split: Split,
     *,
-    model: Floats,
-    fallback: Floats,
+    model: Scored,
+    fallback: Scored,
     score: Scores,
     seed: int = 0,
 ) -> Mapping[str, float | None]:
@@ -48,7 +49,7 @@ def rung_quality(
 
     Args:
         layout, log, examples, split: of the training.
-        model, fallback: scores float32 (test rows,).
+        model, fallback: scores (test rows,).
         score: the served model, for the lists.
         seed: of ties, and of which users' lists are made.
     """
@@ -62,7 +63,7 @@ def rung_quality(
     by_list = _by_list(layout, log, split.test_from_us, popular, users[listed], items[listed], score)
     by_popularity = np.array([popular.get(item, 0.0) for item in items.tolist()])
 
-    def worth(which: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]) -> float | None:
+    def worth(which: npt.NDArray[np.bool_], scores: Scored) -> float | None:
         return ndcg(label[which], np.asarray(scores, np.float64), users[which], k=K, seed=seed)
 
     every = np.ones(len(label), bool)
