@@ -35,10 +35,11 @@ _LINEAR = ("logged", "center", "scale", "w_scaled", "step_columns", "edges", "w_
 class GraphExplainer:
     """Explains a graph of a bundle. `method`: `coefficients`, `tree SHAP` or `sampled Shapley`."""
 
-    def __init__(self, bundle: Bundle, graph: Path | None = None) -> None:
+    def __init__(self, bundle: Bundle, graph: Path | None = None, heads: Mapping[str, float] | None = None) -> None:
         """Reads the graph; a black box is compared with the mean of the bundle's golden rows.
 
-        `graph`: its fallback, say; by default `model.onnx`.
+        `graph`: its fallback, say; by default `model.onnx`. `heads`: weights of a multi-head model, where rules say
+        others than it was trained with.
 
         Raises:
             TrainingError: trees that compare otherwise than ours.
@@ -61,7 +62,8 @@ class GraphExplainer:
             self._encode = _session_for(model, _ENCODED)
             self.method = "coefficients"
         else:
-            self._box = BlackBox(bundle, OnnxScorer(graph).score)
+            scorer = OnnxScorer(graph)
+            self._box = BlackBox(bundle, lambda rows, ints: bundle.weighed(scorer.predictions(rows, ints), heads))
             self.method = SAMPLED
 
     def contributions(self, features: Matrix, ints: Ints) -> Contributions:

@@ -47,7 +47,7 @@ def explain_decision(
     features, user_ints, item_ints = inputs
     ints = opened.ints(user_ints, item_ints[places])
     graph = opened.bundle.model_path if decision.rung == pb.RUNG_MODEL else opened.bundle.fallback_path
-    explainer = GraphExplainer(opened.bundle, graph)
+    explainer = GraphExplainer(opened.bundle, graph, decision.heads)
     codes = np.empty((len(places), 0), np.int64) if ints is None else ints
     found = explainer.contributions(np.ascontiguousarray(features[places]), codes).by_feature()
     ids = tuple(decision.item_ids[places].tolist())

@@ -87,7 +87,7 @@ def again(decision: Decision, bundles: Bundles, usecase: UseCase) -> Redone:
         if decision.rung in BY_MODEL and opened is not None:
             made = opened.scores(decision)
             scores, worst, scored = _compare(decision, made, differs)
-    except (Unredoable, BundleError) as exc:
+    except (Unredoable, BundleError, DefinitionsError) as exc:
         untold.append(f"scores: {exc}")
     order = None
     try:
@@ -123,6 +123,8 @@ def _order(decision: Decision, opened: Opened | None, usecase: UseCase, differs:
         raise Unredoable("only the shown items were logged (impressions.full_features)")
     if not decision.rules:
         raise Unredoable("its rules were not logged: it is older than that")
+    if decision.drafted:
+        raise Unredoable("two rankings drafted its list (interleaving), and the other one's scores are not logged")
     ids, propensities = reranked(decision, Rules.parse(decision.rules), opened, usecase)
     same = True
     places = np.flatnonzero(ids != decision.item_ids)
@@ -169,7 +171,7 @@ def reranked(
         codes=codes[by_id][:, [logged.index(column) for column in reranker.columns]],
         last=None if decision.unknown is None else decision.unknown[by_id],
         vectors=vectors,
-        explore=decision.rung in BY_MODEL,
+        explore=decision.rung in BY_MODEL and not decision.interleaved,
     )
     return decision.item_ids[by_id][made.order], made.propensities
 

@@ -9,7 +9,6 @@ import numpy as np
 from bundle import Bundle, BundleError, IntInputs, OnnxScorer, TowerRetrieval, bundle_layout, load_bundle
 from bundle.manifest import MANIFEST
 from definitions.layout import Layout
-from definitions.rules import Rules
 from definitions.usecase import UseCase
 from millrace.events.v1 import events_pb2 as pb
 
@@ -60,7 +59,7 @@ class Opened:
         features, user_ints, item_ints = inputs
         graph = self.model if decision.rung == pb.RUNG_MODEL else self.fallback
         predictions = graph.predictions(np.ascontiguousarray(features), self.ints(user_ints, item_ints))
-        return self.bundle.weighed(predictions, Rules.parse(decision.rules).heads if decision.rules else None)
+        return self.bundle.weighed(predictions, decision.heads)
 
 
 class Bundles:

@@ -1,13 +1,15 @@
 """Decisions as the lake has them: what was known, what was scored, what was shown."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from definitions.assignment import INTERLEAVED
 from definitions.layout import Layout
+from definitions.rules import Rules
 from millrace.events.v1 import events_pb2 as pb
 from stores.offline import Lake
 
@@ -83,6 +85,21 @@ class Decision:
     def has_all(self) -> bool:
         """Whether all candidates are logged, not the list alone."""
         return self.candidates == len(self.item_ids)
+
+    @property
+    def heads(self) -> Mapping[str, float]:
+        """What its rules say of a model's heads. UseCaseError if they are damaged."""
+        return Rules.parse(self.rules).heads if self.rules else {}
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether an interleaved experiment has it: nothing is explored then."""
+        return f"={INTERLEAVED}" in self.arm
+
+    @property
+    def drafted(self) -> bool:
+        """Whether two rankings drafted the list; else the other one did not answer in time."""
+        return self.interleaved and any("@" in reason for reason in self.reasons[: self.shown])
 
     def inputs(self, layout: Layout) -> tuple[Floats, Ints, Ints] | None:
         """Features float32 (n, F), user ints int64 (Ku,), item ints int64 (n, Ki); None if the bytes are not that."""

@@ -145,7 +145,7 @@ class Explaining:
         model = _scored_by(looked.model, "no model is deployed: there is nothing to explain")
         made, row = looked.assembled, looked.row
         ints = model.ints(made.user_ints, made.item_ints)
-        scores, found = await self._found(model, made.features, ints, budget_s, local=False)
+        scores, found = await self._found(model, made.features, ints, looked.heads, budget_s, local=False)
         user_age_us = _NEVER if row is None else _age(looked.last_event_us, looked.time_us)
         return Explained(
             item_ids=looked.item_ids,
@@ -177,7 +177,8 @@ class Explaining:
         rows = shown.order[places]
         ints = model.ints(shown.user_ints, shown.item_ints[rows])
         local = ranking.rung is Rung.LOCAL_MODEL
-        _, found = await self._found(model, np.ascontiguousarray(shown.features[rows]), ints, budget_s, local=local)
+        features, heads = np.ascontiguousarray(shown.features[rows]), shown.rules.rules.heads
+        _, found = await self._found(model, features, ints, heads, budget_s, local=local)
         item_ids = shown.item_ids[places]
         user_age_us = ranking.feature_age_us or _NEVER
         return Explained(
@@ -194,13 +195,20 @@ class Explaining:
         )
 
     async def _found(
-        self, model: ActiveModel, features: Floats, ints: Ints | None, budget_s: float, *, local: bool
+        self,
+        model: ActiveModel,
+        features: Floats,
+        ints: Ints | None,
+        heads: Mapping[str, float],
+        budget_s: float,
+        *,
+        local: bool,
     ) -> tuple[Floats, Contributions]:
         if model.explain is None:
             raise NotRemembered("this model cannot be explained")
         self._waiting += 1
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._pool, model.explain, features, ints, _SHARE * budget_s, local)
+        work = loop.run_in_executor(self._pool, model.explain, features, ints, heads, _SHARE * budget_s, local)
         work.add_done_callback(self._ended)
         try:
             async with asyncio.timeout(budget_s):

@@ -48,9 +48,11 @@ class Explain(Protocol):
     """Explains one model version in this process. May take all of the budget: not for the event loop."""
 
     def __call__(
-        self, features: Floats, ints: Ints | None, budget_s: float, local: bool, /
+        self, features: Floats, ints: Ints | None, heads: Mapping[str, float], budget_s: float, local: bool, /
     ) -> tuple[Floats, Contributions]:
-        """Scores float32 (n,) and contributions of rows as `Scorer.score` takes them; `local`: of the fallback."""
+        """Scores float32 (n,) and contributions of rows as `Scorer.score` takes them, its heads weighed as rules say
+        (`heads`); `local`: of the fallback.
+        """
         ...
 
 

@@ -196,8 +196,8 @@ def test_a_short_budget_takes_fewer_permutations(bundle: Bundle) -> None:
     """At least one pair, whose sums are exact; sixteen where there is time."""
     explain = BundleExplainer(bundle)
     features = np.ones((20, len(bundle.manifest.feature_names)), np.float32)
-    assert "16 pairs" in explain(features, None, 60.0, False)[1].method
-    scores, found = explain(features, None, 0.0, True)
+    assert "16 pairs" in explain(features, None, {}, 60.0, False)[1].method
+    scores, found = explain(features, None, {}, 0.0, True)
     assert "1 pairs" in found.method
     np.testing.assert_allclose(1 / (1 + np.exp(-found.raw)), scores, atol=1e-6)
 
