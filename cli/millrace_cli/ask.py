@@ -177,5 +177,6 @@ def show(ranking: Ranking, catalogue: dict[int, tuple[str, str]], user: str, tim
     output.out.print(f"served by {ranking.served_by} ({model}){f', {ranking.reason}' if ranking.reason else ''}")
     output.out.print(f"newest event known: {age} before; row offset {ranking.row.interactions_offset}")
     output.out.print(f"stages, ms: {stages}", highlight=False)
+    output.out.print(f"request {ranking.request_id}: millrace explain --request says why", highlight=False)
     if not ranking.items:
         raise GateSaidNo("the list is empty: nothing is loaded yet; try: millrace load --help")
