@@ -61,7 +61,7 @@ class Search(BaseModel):
     goodput_share: Share
     overload_p99_ms: float = Field(gt=0)
     unshed_share: Share = 0.0
-    model_error: Share
+    model_error: float = Field(gt=0)
 
 
 class Suite(BaseModel):

@@ -14,10 +14,11 @@ from typing import Any
 import grpc
 import pytest
 from loadtest.errors import BadInput, Unreachable
+from loadtest.targets import load_suite
 from millrace.events.v1 import events_pb2
 from millrace.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 
-from loadtest import run_loadtest
+from loadtest import Saturation, Verdict, run_loadtest, run_suite
 
 pytestmark = pytest.mark.real  # real sockets, and real seconds
 
@@ -158,6 +159,51 @@ def test_the_rung_is_judged_and_the_exit_code_is_one(gateway: Callable[..., Any]
 
     assert 1 == done.returncode
     assert ["rungs.MODEL"] == json.loads(done.stdout.splitlines()[-1])["missed"]
+
+
+SEARCH = """
+suites:
+  search: {about: t, rate: 60, candidates: 20, seconds: 1, warmup_s: 0, deadline_ms: 2000,
+    limits: {error_share: 1, achieved_share: 0.5, generator_cpu_share: 5},
+    search: {calibrate: [30, 60], factor: 2, max_rate: 120, knee_p99_ms: 1500, knee_model_share: 0.99, confirm_s: 1,
+      overload: 1.5, goodput_share: 0.9, overload_p99_ms: 2000, unshed_share: 0, model_error: 1000000}}
+  spike: {about: t, rate: 20, candidates: 20, seconds: 6, warmup_s: 0, deadline_ms: 2000,
+    phases: [{name: before, seconds: 1, rate: 20}, {name: spike, seconds: 1, rate: 200},
+      {name: after, seconds: 4, rate: 20}],
+    limits: {error_share: 1, unshed_share: 0, recovery_s: 1, achieved_share: 0.5, generator_cpu_share: 5}}
+"""
+
+
+def test_a_search_ends_at_the_highest_rate_it_may_try(gateway: Callable[..., Any], tmp_path: Path) -> None:
+    """A real generator for each step; a server that is never full holds every rate, and the report says so."""
+    targets = tmp_path / "targets.yaml"
+    targets.write_text(SEARCH)
+    target, suite = gateway().target, load_suite("search", targets)
+
+    def once(rate: float | None, seconds: float | None, seed: int) -> Verdict:
+        return run_loadtest(target, "movies", rate, seconds, targets=targets, suite="search", seed=seed)
+
+    found = run_suite("search", suite, once, folder=tmp_path)
+
+    assert isinstance(found, Saturation)
+    assert found.passed, found.missed
+    assert (120, 180) == (found.knee_rps, found.steps[-1].rate)
+    assert ["calibrate", "calibrate", "search", "search", "knee", "overload"] == [
+        step.kind for step in found.steps if step.kind != "beyond"
+    ]
+    assert Path(found.report_png).stat().st_size > 10_000
+
+
+def test_a_spike_is_judged_by_its_phases(gateway: Callable[..., Any], tmp_path: Path) -> None:
+    """Each phase asks at its own rate."""
+    targets = tmp_path / "targets.yaml"
+    targets.write_text(SEARCH)
+
+    verdict = run_loadtest(gateway().target, "movies", targets=targets, suite="spike")
+
+    assert verdict.passed, verdict.missed
+    assert [("before", 20), ("spike", 200), ("after", 20)] == [(each["name"], each["rate"]) for each in verdict.phases]
+    assert 150 < verdict.phases[1]["requests"] < 260
 
 
 def test_nobody_there_is_the_environment() -> None:
