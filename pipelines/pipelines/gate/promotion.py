@@ -92,7 +92,8 @@ def promote(
     progress.stage("read serving state")
     state = decisions.serving_state(kafka, usecase)
     version = int(folder.name)
-    served = champion_version(mlflow, usecase)
+    # A gateway that took a bad champion back cannot tell the registry; the decision says what people get.
+    served = state.champion.version if state.HasField("champion") else champion_version(mlflow, usecase)
     champion = None if served is None or served == version else folder.parent / str(served)
     verdict = hear(folder, champion, layout, log, trust=trust, stored=stored, lake=lake, found=found, progress=progress)
     progress.stage("announce")

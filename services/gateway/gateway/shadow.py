@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
+from types import MappingProxyType
 from typing import Final, Literal
 
 import numpy as np
@@ -120,7 +121,8 @@ async def score_again(model: ActiveModel, shown: Shown, budget_s: float) -> Floa
     Raises:
         Unavailable: also with `bad_scores`.
     """
-    return await _scores(model, shown.features, model.ints(shown.user_ints, shown.item_ints), budget_s)
+    ints = model.ints(shown.user_ints, shown.item_ints)
+    return await _scores(model, shown.features, ints, budget_s, weights=shown.rules.rules.heads)
 
 
 async def tried_out(model: ActiveModel, recent: Sequence[Shown]) -> None:
@@ -139,10 +141,16 @@ async def tried_out(model: ActiveModel, recent: Sequence[Shown]) -> None:
 
 
 async def _scores(
-    model: ActiveModel, features: Floats, ints: Ints | None, budget_s: float, *, local: bool = False
+    model: ActiveModel,
+    features: Floats,
+    ints: Ints | None,
+    budget_s: float,
+    *,
+    local: bool = False,
+    weights: Mapping[str, float] = MappingProxyType({}),
 ) -> Floats:
     scorer = model.local if local and model.local is not None else model.model
-    scores = combined(await scorer.score(features, ints, budget_s), head_weights(model.heads, {}))
+    scores = combined(await scorer.score(features, ints, budget_s), head_weights(model.heads, weights))
     if scores.shape != (len(features),) or scores.dtype != np.float32 or not finite(scores):
         raise Unavailable("bad_scores", f"version {model.version}")
     return scores
