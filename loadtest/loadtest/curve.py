@@ -87,12 +87,13 @@ def _latency(axes: "Axes", steps: Sequence[Step], found: Saturation) -> None:
         axes.plot([r for r, _ in near], [ms for _, ms in near], ":", color=_P99, linewidth=1.2, label="p99 foretold")
     axes.axhline(found.deadline_ms, color=_BAD, linestyle="--", linewidth=1, label=f"deadline {found.deadline_ms} ms")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylabel("ms from the schedule")
     if found.knee_rps is not None:
         axes.annotate(
             f" knee {found.knee_rps:g}/s", (found.knee_rps, axes.get_ylim()[0]), color=_INK, va="bottom", fontsize=9
         )
-    axes.legend(loc="upper left", fontsize=8, frameon=False)
+    axes.legend(loc="center right", fontsize=8, frameon=False)
 
 
 def _fate(axes: "Axes", steps: Sequence[Step]) -> None:
