@@ -158,20 +158,27 @@ def test_a_tampered_record_is_found(plant: Plant, said: str, world: World) -> No
 
 
 def test_what_cannot_be_made_again_is_said_and_never_counts_as_equal(world: World) -> None:
-    """A bundle that is gone, only the list logged, a record from before rules were."""
+    """A bundle that is gone, only the list logged, a record from before rules were, a list drafted by two rankings."""
     world.answer(1, model_digest="f" * 64)
     world.answer(2, candidates=N + 5)
     world.answer(3, rules="", model_digest="", rule_codes=b"", candidates=0)
     world.answer(4)
+    drafted = world.answer(5, arm="mix=interleaved")
+    drafted.reasons[:] = ["popular@new"] * N
     found = world.redo()
 
-    assert (4, 1, 0, 3, False) == tuple(
+    assert (5, 1, 0, 4, False) == tuple(
         found[key] for key in ("decisions", "equal", "mismatched", "unredone", "passed")
     )
     said = " ".join(found["untold"])
-    for part in ("no bundle with digest ffffffffffff is in", "only the shown items were logged", "order"):
+    for part in (
+        "no bundle with digest ffffffffffff is in",
+        "only the shown items were logged",
+        "two rankings",
+        "order",
+    ):
         assert part in said
-    assert found["scores_equal"] == 3  # of the oldest too: its bundle is known by name and version
+    assert found["scores_equal"] == 4  # of the oldest too: its bundle is known by name and version
 
 
 def test_a_changed_bundle_is_refused(world: World) -> None:

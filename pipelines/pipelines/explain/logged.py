@@ -1,6 +1,6 @@
 """Why a logged decision is as it is: the scores by the very bundle, and what the rules made of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from pipelines.redo.again import reranked, rung_name
 from pipelines.redo.bundles import Bundles, Opened, Unredoable
 from pipelines.redo.logged import BY_MODEL, Decision
 
-_WITHOUT: Final = {  # what a rule is called -> rules without it
+_WITHOUT: Final[Mapping[str, Mapping[str, Any]]] = {  # what a rule is called -> rules without it
     "exploration": {"exploration": None},
     "pins and shares": {"rerank": ()},
     "diversity": {"diversity": None},

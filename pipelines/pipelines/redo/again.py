@@ -99,7 +99,7 @@ def again(decision: Decision, bundles: Bundles, usecase: UseCase) -> Redone:
 
 def rung_name(rung: int) -> str:
     """As metrics and answers say it."""
-    return pb.Rung.Name(rung).removeprefix("RUNG_")  # type: ignore[arg-type]
+    return pb.Rung.Name(rung).removeprefix("RUNG_")
 
 
 def _compare(decision: Decision, made: Floats, differs: list[str]) -> tuple[bool, float, int]:
