@@ -119,10 +119,10 @@ def _order(decision: Decision, opened: Opened | None, usecase: UseCase, differs:
     """Whether order and propensities are the same; None for what was never shown."""
     if decision.shown == 0:
         return None
-    if not decision.has_all:
-        raise Unredoable("only the shown items were logged (impressions.full_features)")
     if not decision.rules:
         raise Unredoable("its rules were not logged: it is older than that")
+    if not decision.has_all:
+        raise Unredoable("only the shown items were logged (impressions.full_features)")
     if decision.drafted:
         raise Unredoable("two rankings drafted its list (interleaving), and the other one's scores are not logged")
     ids, propensities = reranked(decision, Rules.parse(decision.rules), opened, usecase)
