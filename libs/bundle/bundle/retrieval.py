@@ -287,8 +287,8 @@ def _distinct(places: npt.NDArray[np.int32], items: int) -> tuple[npt.NDArray[np
     long for a few thousand places of as many items, unless the catalogue is far larger.
     """
     if items > _SORT_BEYOND * len(places):
-        near, slot = np.unique(places, return_inverse=True)
-        return near.astype(np.intp), slot
+        distinct, slot = np.unique(places, return_inverse=True)
+        return distinct.astype(np.intp), slot
     there = np.zeros(items, np.bool_)
     there[places] = True
     near = np.flatnonzero(there)

@@ -20,7 +20,7 @@ def combined(predictions: Floats, weights: Floats | None) -> Floats:
     """
     if weights is None or predictions.ndim != 2 or predictions.shape[1] != len(weights):
         return predictions
-    scores = predictions[:, 0] * weights[0]
+    scores: Floats = predictions[:, 0] * weights[0]
     for head in range(1, len(weights)):
         scores += predictions[:, head] * weights[head]
     return scores

@@ -306,7 +306,8 @@ class ItemSnapshot:
         if limit < len(ids):
             bound = np.partition(values, len(ids) - limit)[len(ids) - limit] if limit else np.inf
             ids, values = ids[values >= bound], values[values >= bound]
-        return ids[np.argsort(-values, kind="stable")[:limit]]  # ids ascend already
+        found: Ids = ids[np.argsort(-values, kind="stable")[:limit]]  # ids ascend already
+        return found
 
     @property
     def version(self) -> int:

@@ -2,12 +2,10 @@
 
 import logging
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from pipelines.deep.heads import Heads
@@ -15,19 +13,22 @@ from pipelines.deep.models import RankNet
 from pipelines.errors import TrainingError
 
 OPSET = 18  # the exporter's own; ONNX Runtime from 1.14 on runs it
-HEAD_WEIGHTS = "heads.weights"
 
 
 class Scorer(nn.Module):
-    """What is served: `features` float32 (n, F), `int_features` int64 (n, K) -> `score` float32 (n, 1)."""
+    """What is served: `features` float32 (n, F), `int_features` int64 (n, K) -> `score` float32 (n, 1), and of several
+    heads `heads` float32 (n, H), their predictions, which rules may weigh otherwise.
+    """
 
     def __init__(self, net: RankNet, heads: Heads) -> None:
         super().__init__()
         self.net, self.heads = net, heads
 
-    def forward(self, features: Tensor, int_features: Tensor) -> Tensor:
-        """One score a row; of several heads the weighted sum of their predictions."""
-        return self.heads.score(self.heads(self.net(features, int_features)))
+    def forward(self, features: Tensor, int_features: Tensor) -> tuple[Tensor, ...]:
+        """One score a row; of several heads the weighted sum of their predictions, and these."""
+        predictions = self.heads(self.net(features, int_features))
+        score = self.heads.score(predictions)
+        return (score, predictions) if len(self.heads.heads) > 1 else (score,)
 
 
 def export(net: RankNet, heads: Heads, path: Path) -> None:
@@ -53,7 +54,7 @@ def export(net: RankNet, heads: Heads, path: Path) -> None:
                 external_data=False,
                 opset_version=OPSET,
                 input_names=["features", "int_features"],
-                output_names=["score"],
+                output_names=["score", "heads"] if len(heads.heads) > 1 else ["score"],
                 dynamic_shapes=({0: n}, {0: n}),
                 verbose=False,
             )
@@ -82,21 +83,3 @@ def _drop_unread(model: onnx.ModelProto) -> None:
         del tensor.metadata_props[:]
     del model.graph.metadata_props[:]
     del model.metadata_props[:]
-
-
-def reweighted(path: Path, weights: Mapping[str, float], heads: Heads, out: Path) -> None:
-    """The graph at `path` with other head weights, at `out`: a new version of data, nothing is trained.
-
-    Raises:
-        TrainingError: not a graph of several heads, or other names than the heads'.
-    """
-    names = [head.name for head in heads.heads]
-    if sorted(weights) != sorted(names):
-        raise TrainingError(f"weights of {', '.join(sorted(weights))}: give those of {', '.join(names)}")
-    model = onnx.load(path)
-    found = [tensor for tensor in model.graph.initializer if tensor.name == HEAD_WEIGHTS]
-    if len(found) != 1:
-        raise TrainingError(f"{path.name} has no weights of heads; export a model of several heads")
-    values = torch.tensor([[weights[name]] for name in names], dtype=torch.float32)
-    found[0].CopyFrom(numpy_helper.from_array(values.numpy(), HEAD_WEIGHTS))
-    out.write_bytes(model.SerializeToString())

@@ -24,7 +24,7 @@ class Heads(nn.Module):
     """Logits (n, heads) -> loss of training, predictions, and the one score.
 
     A probability is sigmoid(slope * logit + shift), calibrated; a value is mean + deviation * logit, of the fit labels.
-    `weights` are data: they may change without training (`export.reweighted`).
+    `weights` are data: they may change without training (`definitions.heads`).
     """
 
     def __init__(self, heads: Sequence[Head], labels: Tensor) -> None:

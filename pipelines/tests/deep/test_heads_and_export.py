@@ -8,17 +8,16 @@ import pytest
 import torch
 from bundle import OnnxScorer
 from bundle.admission import check_graph
+from definitions.heads import combined
 from definitions.learning import Head as HeadSpec
 from definitions.learning import Objective
 from definitions.usecase import UseCase
-from pipelines.deep import export
 from pipelines.deep.explain import gradients
 from pipelines.deep.heads import Head, Heads
 from pipelines.deep.inputs import Columns
 from pipelines.deep.models import BODIES, Shape
 from pipelines.deep.rankers import DeepRanker, Plan, arrays_of, fit_network, heads_of
 from pipelines.deep.trainer import Arrays, Recipe
-from pipelines.errors import TrainingError
 from pipelines.export.parity import compare, unstable
 from pipelines.training.ranker import Rows
 
@@ -91,7 +90,7 @@ def reactions(world: World) -> tuple[Arrays, Arrays]:
 def test_heads_are_learnt_apart_and_weighted_into_one_score(
     world: World, reactions: tuple[Arrays, Arrays], tmp_path: Path
 ) -> None:
-    """Weights are data of the graph: others give another order and no head changes."""
+    """The graph gives each head's predictions beside the score: weights change without a training."""
     fit, valid = reactions
     ranker = fit_network("dcn_v2", world.columns, fit, valid, HEADS, plan=PLAN)
 
@@ -103,13 +102,14 @@ def test_heads_are_learnt_apart_and_weighted_into_one_score(
     assert np.corrcoef(found[:, 0], found[:, 1])[0, 1] < -0.5
 
     ranker.export(tmp_path / "model.onnx")
-    for weights in ({"like": 5.0, "hide": -20.0, "seconds": 0.1}, {"like": 1.0, "hide": 0.0, "seconds": 2.0}):
-        export.reweighted(tmp_path / "model.onnx", weights, ranker.heads, tmp_path / "other.onnx")
-        scores = OnnxScorer(tmp_path / "other.onnx").score(valid.features, valid.ints)
-        np.testing.assert_allclose(found @ np.array(list(weights.values())), scores, rtol=1e-5, atol=1e-4)
-    check_graph(tmp_path / "other.onnx")
-    with pytest.raises(TrainingError, match="give those of like, hide, seconds"):
-        export.reweighted(tmp_path / "model.onnx", {"like": 1.0}, ranker.heads, tmp_path / "other.onnx")
+    check_graph(tmp_path / "model.onnx")
+    graph = OnnxScorer(tmp_path / "model.onnx")
+    predictions = graph.predictions(valid.features, valid.ints)
+    np.testing.assert_allclose(found, predictions, rtol=1e-5, atol=1e-4)
+    trained = np.array([head.weight for head in HEADS], np.float32)
+    np.testing.assert_allclose(
+        combined(predictions, trained), graph.score(valid.features, valid.ints), rtol=1e-5, atol=1e-4
+    )
 
 
 def test_heads_are_those_of_the_use_case(films: UseCase, world: World) -> None:

@@ -30,8 +30,7 @@ class _NumberFilter:
 
     def passes(self, items: Attributes, time_us: int) -> Mask:
         numbers, now = items.numbers[:, self.column], time_us / self.unit_us
-        low = now if self.at_least == "now" else self.at_least
-        high = now if self.at_most == "now" else self.at_most
+        low, high = (now if isinstance(bound, str) else bound for bound in (self.at_least, self.at_most))
         fails = np.zeros(len(numbers), np.bool_)  # NaN is neither under nor over: what is absent passes
         if low is not None:
             fails |= numbers < low
