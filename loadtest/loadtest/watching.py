@@ -11,7 +11,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 SCRAPE_S: Final = 2.0
-# Prometheus name -> ours, cumulative over all models and versions (Triton's docs/user_guide/metrics.md)
+# Prometheus name -> ours, cumulative over all models and versions (Triton's user guide, metrics)
 TRITON: Final = {
     "nv_inference_request_success": "requests",
     "nv_inference_request_failure": "failures",
