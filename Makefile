@@ -124,15 +124,15 @@ setup: .venv/.compiled ## uv, the Python environment, compiled kernels (every ta
 deep: setup ## PyTorch for the deep models into .venv (4.8 GB); later set-ups keep it
 	@[ -e .venv/.deep ] || { echo "installing PyTorch"; $(UV) sync --quiet --frozen --all-packages --group deep; touch .venv/.deep; }
 
-protos: setup ## Generate protos/gen
-	$(BIN)/python protos/generate.py
-
 gpu: $(UV) ## .venv-gpu: the same environment with onnxruntime-gpu and PyTorch, for a machine with a GPU
 	UV_PROJECT_ENVIRONMENT=.venv-gpu $(UV) sync --quiet --frozen --all-packages --group deep --no-install-package onnxruntime
 	@version="$$(sed -n '/^name = "onnxruntime"$$/{n;s/version = "\(.*\)"/\1/p}' uv.lock)"; \
 	  $(UV) pip install --quiet --python .venv-gpu/bin/python "onnxruntime-gpu[cuda,cudnn]==$$version"
 	@echo "measure it: .venv-gpu/bin/millrace bench gpu --json"
 .PHONY: gpu
+
+protos: setup ## Generate protos/gen
+	$(BIN)/python protos/generate.py
 
 reference: setup ## Generate docs/features from the use cases
 	$(BIN)/python -m definitions.reference usecases docs/features

@@ -2,7 +2,7 @@
 
 The generator shares its cores with what it measures. grpcio took 340 to 580 us of processor a call, this takes 70 to
 160 (docs/adr/0045-the-load-generator-speaks-http2-itself.md). RFC 9113 (HTTP/2), RFC 7541 (HPACK, by the `hpack`
-library) and gRPC's PROTOCOL-HTTP2.md.
+library) and gRPC over HTTP/2 as the gRPC project specifies it.
 """
 
 import socket

@@ -42,6 +42,7 @@ class OnnxScorer:
 
     Raises:
         AdmissionError: ONNX Runtime cannot load the graph, or its inputs and outputs are not ours.
+        DeviceError: the device is not there.
     """
 
     def __init__(self, path: Path, threads: int = 1, device: Device = "cpu") -> None:
