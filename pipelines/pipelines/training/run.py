@@ -40,10 +40,11 @@ from pipelines.training import trees as tree_settings
 from pipelines.training.examples import Examples, Log, Mode, build_examples, examples_table
 from pipelines.training.ladder import LINEAR, TREES, Ladder, fit_ladder
 from pipelines.training.leaks import refuse, structural
+from pipelines.training.linear import LinearRanker
 from pipelines.training.negatives import thin_negatives
-from pipelines.training.ranker import Ranker
 from pipelines.training.recomputed import mismatch_of_logged
 from pipelines.training.rungs import rung_quality
+from pipelines.training.trees import TreeRanker
 
 GOLDEN_ROWS = 256
 # Beside other work on 2 cores, LightGBM's second thread spins: 40 s of CPU for what one thread does in 2 (measured,
@@ -192,7 +193,8 @@ def _export(ladder: Ladder, examples: Examples, split: Split, folder: Path) -> _
     paths = {LINEAR: folder / "fallback.onnx", TREES: folder / "model.onnx"}
     found = []
     onnx: dict[str, npt.NDArray[np.float32]] = {}
-    for kind, model in enumerate((ladder.linear, ladder.trees)):
+    rankers: tuple[LinearRanker | TreeRanker, ...] = (ladder.linear, ladder.trees)
+    for kind, model in enumerate(rankers):
         model.export(paths[model.name])
         heads = {name: both[kind] for name, both in ladder.heads.items()}
         if heads:
@@ -218,7 +220,7 @@ def _export(ladder: Ladder, examples: Examples, split: Split, folder: Path) -> _
     return _Exported(worst)
 
 
-def _export_heads(graph: Path, heads: Mapping[str, Ranker]) -> None:
+def _export_heads(graph: Path, heads: Mapping[str, LinearRanker | TreeRanker]) -> None:
     with tempfile.TemporaryDirectory(prefix="millrace-heads-") as aside:
         parts = [Path(aside) / f"{number}.onnx" for number in range(len(heads))]
         for path, head in zip(parts, heads.values(), strict=True):
