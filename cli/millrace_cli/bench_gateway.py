@@ -41,6 +41,7 @@ def gateway(
     """The gateway with everything on, beside a no-op grpc.aio server and Triton itself, 1 and 32 in flight.
 
     Starts a Kafka, a Valkey, a Triton and a gateway of its own, trains a model on synthetic ratings and deploys it.
+    Its calls carry a token, which the gateway checks; the no-op and Triton ask for none.
     """
     from definitions.layout import layout_of
     from definitions.usecase import load_usecase
@@ -49,6 +50,7 @@ def gateway(
     from pipelines.deploy import deploy
     from pipelines.training.run import train
     from pipelines.triton_repository import Repository
+    from servicekit.security.development import Files, make, token
 
     from millrace_cli.broker import own_kafka
     from millrace_cli.spare_triton import spare_triton
@@ -70,6 +72,10 @@ def gateway(
                 "MILLRACE_HOME": str(home), "MILLRACE_USECASES": str(path), "MILLRACE_KAFKA": kafka,
                 "MILLRACE_VALKEY": valkey, "MILLRACE_TRITON": triton, "MILLRACE_LOG_LEVEL": "WARNING",
             }  # fmt: skip
+            files = Files(home / "certs")
+            make(files, ["127.0.0.1"])
+            own["MILLRACE_TOKEN_PUBLIC_KEYS"] = str(files.token_public_keys)
+            caller = [("authorization", f"Bearer {token(files, 'loadtest', ['rank.read'], now_s=time.time())}")]
             bars.stage("start the gateway and the no-op")
             with spare_gateway(own, home) as (target, pid), _noop(shown) as (noop, noop_pid):
                 asked = bench.rank_requests(layout, data, candidates, shown)
@@ -79,7 +85,7 @@ def gateway(
                     {
                         "noop": bench.Server("noop", noop, noop_pid, bench.RANK, asked),
                         "triton": bench.Server("triton", triton, _listener(triton), bench.INFER, infer),
-                        "gateway": bench.Server("gateway", target, pid, bench.RANK, asked),
+                        "gateway": bench.Server("gateway", target, pid, bench.RANK, asked, caller),
                     },
                     candidates=candidates, shown=shown, rounds=rounds, seconds=seconds, warmup_s=warmup, progress=bars,
                 )  # fmt: skip

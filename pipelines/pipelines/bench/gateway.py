@@ -203,7 +203,7 @@ async def _rounds(
                     found[name, in_flight].append(await _round(server, calls[name], in_flight, seconds))
                     progress.advance(1)
     except grpc.aio.AioRpcError as exc:
-        raise UnavailableError(f"{exc.code().name}: {exc.details()}") from exc
+        raise UnavailableError(f"{exc.code().name}: {exc.details()}; is the machine busy? Run again") from exc
     finally:
         for channel in channels.values():
             await channel.close()
