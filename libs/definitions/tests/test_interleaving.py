@@ -41,7 +41,7 @@ def test_a_short_ranking_leaves_the_rest_to_the_other_and_a_repeat_is_the_same()
 
 
 def test_propensities_are_how_often_an_item_gets_its_place_given_those_above() -> None:
-    """A tossed place is one of two, the next one follows: .5, 1, .5, 1 while the rankings differ; counted 4,000 times."""
+    """A tossed place is one of two, the next one follows: .5, 1, .5, 1 while the rankings differ."""
     drafts = [team_draft(ONE, OTHER, 4, request_id) for request_id in range(4_000)]
 
     assert {(0.5, 1.0, 0.5, 1.0)} == {tuple(drafted.propensities.tolist()) for drafted in drafts}
