@@ -1,4 +1,4 @@
-"""Raw values to the dense codes of vocabularies, as a kernel: in numpy it took 100 us of a request, so 10."""
+"""Raw values to the dense codes of vocabularies, as a kernel: in numpy a search, a mask and copies for each vocabulary."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""The greedy loop of the re-rank as a kernel: in numpy it took 200 us of a request of 100 candidates, so 10.
+"""The greedy loop of the re-rank as a kernel: in numpy a dozen small operations for each place of the list.
 
 Candidates are named by their place in the order by score.
 """

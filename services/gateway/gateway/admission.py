@@ -15,7 +15,7 @@ MIN_SAMPLES: Final = 50  # fewer say nothing about a p99
 REFRESH_S: Final = 0.25
 OWN_WORK: Final = "own"
 # Of the event loop's worst delay in the last second: from here on such callers keep away, so that those behind whom
-# somebody waits are not late. At 300 requests/s on 2 cores it is 2 to 8 ms, in overload 50 and more.
+# somebody waits are not late. Chosen, not measured: below the 50 ms of a short deadline, above a pause of ours.
 SHED_AT_S: Final = {Priority.PREFETCH: 0.030, Priority.BATCH: 0.015}
 
 

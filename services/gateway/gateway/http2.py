@@ -1,6 +1,6 @@
 """Unary gRPC calls over one HTTP/2 connection of the event loop, and nothing else: no task, no thread, no deadline.
 
-grpc.aio takes 150 to 250 us of processor for a call out, this 30. RFC 9113 (HTTP/2), RFC 7541 (HPACK,
+grpc.aio took 136 to 340 us of processor for a call to Triton, this 35 to 83 (docs/adr/0038). RFC 9113 (HTTP/2), RFC 7541 (HPACK,
 by the `hpack` library), gRPC's PROTOCOL-HTTP2.
 """
 
