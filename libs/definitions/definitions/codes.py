@@ -1,4 +1,4 @@
-"""Raw values to the dense codes of vocabularies, as a kernel: in numpy a search, a mask and copies for each vocabulary."""
+"""Raw values to the dense codes of vocabularies, as a kernel: numpy takes a search, a mask and copies for each."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,7 +1,7 @@
 """Unary gRPC calls over one HTTP/2 connection of the event loop, and nothing else: no task, no thread, no deadline.
 
-grpc.aio took 136 to 340 us of processor for a call to Triton, this 35 to 83 (docs/adr/0038). RFC 9113 (HTTP/2), RFC 7541 (HPACK,
-by the `hpack` library), gRPC's PROTOCOL-HTTP2.
+grpc.aio took 136 to 340 us of processor for a call to Triton, this 35 to 83 (docs/adr/0038). RFC 9113
+(HTTP/2), RFC 7541 (HPACK, by the `hpack` library), gRPC's PROTOCOL-HTTP2.
 """
 
 import asyncio
