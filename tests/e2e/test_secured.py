@@ -23,7 +23,7 @@ from millrace.client import Entity, Event, EventClient, HandshakeFailed, NotAllo
 from servicekit.security import development
 from servicekit.security.development import Authority, Files
 
-PAGE = checkout_root() / "docs" / "security.md"
+PAGE = checkout_root() / "docs/security.md"
 PATIENCE_S = 10.0
 
 
