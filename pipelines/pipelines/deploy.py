@@ -140,7 +140,8 @@ def bring(
     wanted = loaded_pins(_edited(edit, state, pin))
     placed = Placed()
     if triton is not None and repository is not None:
-        placed = place(bundle, wanted, triton, repository, clock)
+        serving = [each for each in loaded_pins(state) if each != state.previous]  # whose place is free, if unwanted
+        placed = place(bundle, [*wanted, *serving], triton, repository, clock)
         pin.triton_name = placed.served_as
     clock.stage("announce")
     after = decisions.change(

@@ -31,38 +31,44 @@ def open_bundle(folder: Path, digest: str | None, trust: Trust | None) -> Bundle
 
 
 def place(bundle: Bundle, beside: Iterable[pb.ModelPin], target: str, repository: Repository, clock: "Clock") -> Placed:
-    """Version on disk, loaded beside those of `beside` that are there, golden rows equal. Undone if anything fails.
+    """Version on disk, loaded beside the others, golden rows equal. Undone if anything fails.
+
+    `beside` is what serves, or is to serve: none of it is loaded anew.
 
     Raises:
         DeployError: Triton refused it, or its scores differ.
         UnavailableError: Triton does not answer.
     """
     manifest = bundle.manifest
-    name, version = repository.name_of(manifest), manifest.version
-    kept = {pin.version for pin in beside if pin.name == manifest.name} & set(repository.versions(name))
-    live = sorted(kept | {version})
+    version = manifest.version
+    kept = {pin.version for pin in beside if pin.name == manifest.name} - {version}
+    name = repository.name_of(manifest, kept)
+    live = sorted(kept & set(repository.versions(name)) | {version})
     with Triton(target) as triton:
         states = triton.states(name)  # an absent server is found before anything is written
         before = repository.read_config(name)
         clock.stage("write repository")
-        added = repository.add(bundle)
+        added = repository.add(bundle, name)
         try:
             ready = {each for each, (state, _) in states.items() if state == "READY"}
-            if added or before != repository.render(manifest, live).encode() or not ready >= set(live):
-                repository.configure(manifest, live)
+            if added or before != repository.render(manifest, live, name).encode() or not ready >= set(live):
+                repository.configure(manifest, live, name)
                 clock.stage("load into Triton")
                 triton.load(name)
                 triton.wait_ready(name, live)
             clock.stage("score golden rows")
             scores = triton.score(manifest, version, bundle.golden.features, bundle.golden.ints, name=name)
-            return Placed(check_golden(f"{name}/{version} through Triton", bundle.golden.scores, scores), name)
+            worst = check_golden(f"{name}/{version} through Triton", bundle.golden.scores, scores)
         except (PipelineError, BundleError) as exc:
             _undo(triton, repository, name, before, version if added else None)
             raise exc if isinstance(exc, PipelineError) else DeployError(str(exc)) from exc
+    for replaced in set(repository.versions(name)) - set(live):
+        repository.remove(name, replaced)
+    return Placed(worst, name)
 
 
 def let_go(name: str, wanted: Iterable[pb.ModelPin], target: str, repository: Repository) -> None:
-    """Unload what has other inputs than the versions in use: nobody asks for it any more."""
+    """Unload what is not in use: nobody asks for it any more."""
     versions = {pin.version for pin in wanted}
     with Triton(target) as triton:
         for each in repository.idle(name, versions):

@@ -1,7 +1,7 @@
 """Triton's model repository on disk: versions appear and vanish by rename, the configuration is replaced by rename."""
 
+import itertools
 import os
-import re
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,6 @@ from pipelines.settings import TritonProfile
 
 _TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
 _CONFIG = "config.pbtxt"
-_TENSOR = re.compile(r"^(?:input|output) \[.*$", re.MULTILINE)
 _MAX_ROWS = 8192  # of one execution, as the template says
 
 
@@ -28,23 +27,26 @@ class Repository:
     templates: Path
     profile: TritonProfile = "python"
 
-    def name_of(self, manifest: Manifest) -> str:
-        """Triton's name of the model: all versions under one name have one configuration, so the same inputs.
+    def name_of(self, manifest: Manifest, keep: Collection[int] = ()) -> str:
+        """Triton's name for this version: under which it lies, else the first under which none of `keep` does.
 
-        The model's own name belongs to the inputs of its first deploy; other widths make it `<name>.f<floats>i<ints>`.
+        Triton 2.51 loads all of a name anew when a version is added to it, for seconds on few cores. So versions that
+        serve are never under the name that is loaded: `<name>`, `<name>.2`, `<name>.3` take turns.
         """
-        config = self.read_config(manifest.name)
-        if config is None or _tensors(manifest) == _TENSOR.findall(config.decode()):
-            return manifest.name
-        return f"{manifest.name}.f{len(manifest.feature_names)}i{len(manifest.int_names)}"
+        name, version = manifest.name, manifest.version
+        home = next((each for each in [name, *self._others(name)] if version in self.versions(each)), None)
+        turns = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(2)))
+        return home or next(each for each in turns if not set(keep) & set(self.versions(each)))
 
     def idle(self, name: str, versions: Collection[int]) -> list[str]:
-        """The model's names for other inputs under which none of `versions` lies. Its own name is never idle.
+        """The model's further names under which none of `versions` lies. Its own name is never idle.
 
         A replica's readiness is asked of that one.
         """
-        others = sorted(each.name for each in self.root.glob(f"{name}.*") if each.is_dir())
-        return [other for other in others if not set(versions) & set(self.versions(other))]
+        return [other for other in self._others(name) if not set(versions) & set(self.versions(other))]
+
+    def _others(self, name: str) -> list[str]:
+        return sorted(each.name for each in self.root.glob(f"{name}.*") if each.is_dir())
 
     def drop(self, name: str) -> None:
         """Take a name with all its versions away; renamed first, so that no half of it is ever seen."""
@@ -57,13 +59,13 @@ class Repository:
         """Versions on disk, ascending."""
         return sorted(int(each.name) for each in (self.root / name).glob("*") if each.name.isdecimal())
 
-    def add(self, bundle: Bundle) -> bool:
-        """Put the bundle's version there; False if it was there already, byte for byte.
+    def add(self, bundle: Bundle, name: str | None = None) -> bool:
+        """Put the bundle's version under `name`, by default its own; False if it was there already, byte for byte.
 
         Raises:
             DeployError: that version is there with another model, or the template is missing.
         """
-        folder = self.root / self.name_of(bundle.manifest) / str(bundle.manifest.version)
+        folder = self.root / (name or bundle.manifest.name) / str(bundle.manifest.version)
         graph = bundle.model_path.read_bytes()
         if folder.exists():
             if (folder / "model.onnx").is_file() and (folder / "model.onnx").read_bytes() == graph:
@@ -88,11 +90,11 @@ class Repository:
             folder.rename(aside)
             shutil.rmtree(aside)
 
-    def configure(self, manifest: Manifest, live: Sequence[int]) -> None:
-        """Replace `config.pbtxt`: exactly the versions `live` are to be loaded."""
-        folder = self.root / self.name_of(manifest)
+    def configure(self, manifest: Manifest, live: Sequence[int], name: str | None = None) -> None:
+        """Replace `config.pbtxt` of `name`, by default the model's own: exactly the versions `live` are loaded."""
+        folder = self.root / (name or manifest.name)
         aside = folder / (_CONFIG + ".tmp")
-        _write(aside, self.render(manifest, live).encode())
+        _write(aside, self.render(manifest, live, name).encode())
         aside.replace(folder / _CONFIG)
         _sync(folder)
 
@@ -111,14 +113,14 @@ class Repository:
         _write(aside, config)
         aside.replace(path)
 
-    def render(self, manifest: Manifest, live: Sequence[int]) -> str:
+    def render(self, manifest: Manifest, live: Sequence[int], name: str | None = None) -> str:
         """Text of `config.pbtxt` for the versions `live`."""
         gpu = self.profile in ("onnxruntime_gpu", "onnxruntime_tensorrt")
         extra = _gpu(manifest) if gpu else ""
         if self.profile == "onnxruntime_tensorrt":
             extra += "\n" + _tensorrt(manifest)
         return Template(self._template("config.pbtxt.template")).substitute(
-            name=self.name_of(manifest),
+            name=name or manifest.name,
             backend="python" if self.profile == "python" else "onnxruntime",
             file="model.py" if self.profile == "python" else "model.onnx",
             preferred=f"preferred_batch_size: [ {', '.join(map(str, ROW_BUCKETS))} ]" if gpu else "",

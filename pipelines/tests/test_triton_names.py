@@ -1,4 +1,4 @@
-"""Versions with other inputs are another model to Triton, which has one configuration for all versions of a name."""
+"""Versions take turns under a model's names in Triton: what serves is never under the name that is loaded."""
 
 from pathlib import Path
 
@@ -8,51 +8,53 @@ from pipelines.triton_repository import Repository
 from servicekit.settings import checkout_root
 
 
-def manifest(version: int, columns: int, ints: int = 0) -> Manifest:
+def manifest(version: int) -> Manifest:
     return Manifest(
-        name="films", version=version, usecase="films", revision=1, layout_hash=1,
-        feature_names=tuple(f"c{n}" for n in range(columns)), int_names=tuple(f"k{n}" for n in range(ints)),
-        window=TrainingWindow(from_us=0, to_us=1), commit="unknown", seeds=(0,), dataset="none", data_hash="00",
-        metrics={}, parity={}, created_us=1,
+        name="films", version=version, usecase="films", revision=1, layout_hash=1, feature_names=("a", "b"),
+        int_names=(), window=TrainingWindow(from_us=0, to_us=1), commit="unknown", seeds=(0,), dataset="none",
+        data_hash="00", metrics={}, parity={}, created_us=1,
     )  # fmt: skip
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    """In which version 1, with 60 floats and 3 integers, was deployed first."""
-    found = Repository(tmp_path, checkout_root() / "infra" / "triton")
-    (tmp_path / "films" / "1").mkdir(parents=True)
-    found.configure(manifest(1, 60, 3), [1])
-    return found
+    """In which versions 1 and 2 lie, and a neighbour's."""
+    for folder in ("films/1", "films.2/2", "filmsx.2/3"):
+        (tmp_path / folder).mkdir(parents=True)
+    return Repository(tmp_path, checkout_root() / "infra" / "triton")
 
 
 @pytest.mark.parametrize(
-    ("columns", "ints", "name"),
-    [(60, 3, "films"), (61, 3, "films.f61i3"), (60, 0, "films.f60i0"), (60, 4, "films.f60i4"), (6, 3, "films.f6i3")],
+    ("version", "keep", "name"),
+    [
+        (1, [1, 2], "films"),  # where it lies
+        (2, [1, 2], "films.2"),
+        (3, [2], "films"),  # nobody wants version 1 any more
+        (3, [1], "films.2"),
+        (3, [1, 2], "films.3"),
+        (3, [], "films"),
+    ],
 )
-def test_the_own_name_belongs_to_the_inputs_of_the_first_deploy(
-    repository: Repository, columns: int, ints: int, name: str
+def test_a_version_goes_where_nothing_lies_that_serves(
+    repository: Repository, version: int, keep: list[int], name: str
 ) -> None:
-    """Also a graph that leaves the integers out: its requests would lack an input."""
-    assert name == repository.name_of(manifest(2, columns, ints))
+    """So that loading it touches no other."""
+    assert name == repository.name_of(manifest(version), keep)
 
 
-def test_the_configuration_bears_the_name(repository: Repository, tmp_path: Path) -> None:
+def test_the_configuration_bears_the_name(repository: Repository) -> None:
     """Triton refuses a folder whose configuration says another."""
-    other = manifest(2, 61, 3)
-    (tmp_path / "films.f61i3" / "2").mkdir(parents=True)
-    repository.configure(other, [2])
-    assert b'name: "films.f61i3"' in (repository.read_config("films.f61i3") or b"")
+    repository.configure(manifest(2), [2], "films.2")
+    repository.configure(manifest(1), [1])
+    assert b'name: "films.2"' in (repository.read_config("films.2") or b"")
     assert b'name: "films"' in (repository.read_config("films") or b"")
 
 
-def test_only_other_inputs_that_nobody_wants_are_idle(repository: Repository, tmp_path: Path) -> None:
+def test_only_further_names_that_nobody_wants_are_idle(repository: Repository, tmp_path: Path) -> None:
     """The own name stays, since readiness is asked of it; neighbours' names are not ours."""
-    for folder in ("films.f61i3/2", "films.f61i3/3", "films.f62i3/4", "filmsx.f9i9/5"):
-        (tmp_path / folder).mkdir(parents=True)
-    assert ["films.f61i3"] == repository.idle("films", {4, 1})
+    assert ["films.2"] == repository.idle("films", {4, 3})
     assert [] == repository.idle("films", {2, 4})
 
-    repository.drop("films.f61i3")
+    repository.drop("films.2")
 
-    assert ["films", "films.f62i3", "filmsx.f9i9"] == sorted(path.name for path in tmp_path.iterdir())
+    assert ["films", "filmsx.2"] == sorted(path.name for path in tmp_path.iterdir())

@@ -38,8 +38,10 @@ def to(triton: str, log: str, triton_repository: Path) -> dict[str, Any]:
 
 
 def ready(target: str, name: str) -> set[int]:
+    """Under whatever names."""
     with Triton(target) as client:
-        return {version for version, (state, _) in client.states(name).items() if state == "READY"}
+        states = [client.states(each) for each in (name, f"{name}.2", f"{name}.3")]
+    return {version for each in states for version, (state, _) in each.items() if state == "READY"}
 
 
 def test_a_canary_grows_to_the_version_that_serves(to: dict[str, Any], tmp_path: Path, make_bundle: MakeBundle) -> None:
@@ -125,13 +127,13 @@ def test_two_who_decide_at_once_keep_what_the_other_decided(
     deploy(make_bundle(tmp_path, name, 1).folder, **to)
     load = Triton.load
 
-    def slow(self: Triton, name: str) -> None:
+    def slow(self: Triton, served_as: str) -> None:
         state = serving_state(log, name)
         state.rules_version = 7
         from pipelines.decisions import publish
 
         publish(log, name, pb.DECISION_KIND_RULES, state, reason="rules", actor="somebody")
-        load(self, name)
+        load(self, served_as)
 
     monkeypatch.setattr(Triton, "load", slow)
     bundle = make_bundle(tmp_path, name, 2)

@@ -58,8 +58,9 @@ def test_the_second_version_serves_beside_the_first_and_a_rollback_returns(
     assert (2, second.digest, 1) == (state.pin.version, state.pin.digest, state.previous.version)
     for bundle in (first, second):
         scores = triton_scores(
-            triton, bundle.manifest, bundle.manifest.version, bundle.golden.features, bundle.golden.ints
-        )
+            triton, bundle.manifest, bundle.manifest.version, bundle.golden.features, bundle.golden.ints,
+            name=repository.name_of(bundle.manifest),
+        )  # fmt: skip
         np.testing.assert_allclose(bundle.golden.scores, scores, atol=1e-5)
 
     back = rollback(name, bundles=tmp_path / "bundles", **servers)
@@ -77,8 +78,9 @@ def test_a_third_version_lets_the_first_go(
         deploy(make_bundle(tmp_path, name, version).folder, kafka=log, triton=triton, repository=repository)
 
     with Triton(triton) as client:
-        ready = {version for version, (state, _) in client.states(name).items() if state == "READY"}
-    assert {2, 3} == ready
+        names = (name, f"{name}.2", f"{name}.3")
+        ready = {(each, v) for each in names for v, (state, _) in client.states(each).items() if state == "READY"}
+    assert {(name, 3), (f"{name}.2", 2)} == ready
 
 
 def test_a_version_that_triton_refuses_leaves_everything_as_it_was(

@@ -46,7 +46,7 @@ def make_bundle(folder: Path, version: int, columns: int) -> Bundle:
 def test_other_inputs_are_served_beside_and_returned_from(
     triton: str, kafka: str, triton_repository: Path, tmp_path: Path
 ) -> None:
-    """Both versions score under the names that the state says; the third deploy lets the second's go."""
+    """Both versions score under the names that the state says; the third deploy takes the place of the second."""
     create_topics(kafka, declared_topics(checkout_root() / "infra" / "kafka" / "topics.yaml", [NAME]))
     repository = Repository(triton_repository, checkout_root() / "infra" / "triton")
     first, wider, widest = (make_bundle(tmp_path, version, columns) for version, columns in ((1, 2), (2, 3), (3, 4)))
@@ -60,19 +60,19 @@ def test_other_inputs_are_served_beside_and_returned_from(
     deploy(wider.folder, kafka=kafka, triton=triton, repository=repository)
 
     state = serving_state(kafka, NAME)
-    assert ("widths.f3i0", "widths") == (state.pin.triton_name, state.previous.triton_name)
+    assert ("widths.2", "widths") == (state.pin.triton_name, state.previous.triton_name)
     scores_of(first, "widths")
-    scores_of(wider, "widths.f3i0")
+    scores_of(wider, "widths.2")
 
     assert 1 == rollback(NAME, bundles=tmp_path / "bundles", kafka=kafka, triton=triton, repository=repository).version
     state = serving_state(kafka, NAME)
-    assert ("widths", "widths.f3i0") == (state.pin.triton_name, state.previous.triton_name)
-    scores_of(wider, "widths.f3i0")
+    assert ("widths", "widths.2") == (state.pin.triton_name, state.previous.triton_name)
+    scores_of(wider, "widths.2")
 
     deploy(widest.folder, kafka=kafka, triton=triton, repository=repository)
 
     scores_of(first, "widths")
-    scores_of(widest, "widths.f4i0")
-    assert not (triton_repository / "widths.f3i0").exists()
+    scores_of(widest, "widths.2")
+    assert [3] == repository.versions("widths.2")
     with Triton(triton) as client:
-        assert not any(state == "READY" for state, _ in client.states("widths.f3i0").values())
+        assert {3} == {version for version, (state, _) in client.states("widths.2").items() if state == "READY"}
