@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from pipelines.journal import Loaded
 
     from millrace_cli.settings import Settings
+
+T = TypeVar("T")
+_PATIENCE_S: Final = 10.0
 
 
 def explain(
@@ -154,12 +158,11 @@ def _of_gateway(
     try:
         with RankingClient(environment.gateway(settings)) as client:
             if request is not None:
-                found = client.explain(spec.name, request_id=request_id(request), item_ids=wanted, top=top)
+                asked: dict[str, Any] = {"request_id": request_id(request)}
             else:
                 user_id = own_id(user or "", "--user", "user_id", loaded)
-                found = client.explain(
-                    spec.name, user_id=user_id, item_ids=wanted, context=Context(time_us=time_us), top=top
-                )
+                asked = {"user_id": user_id, "context": Context(time_us=time_us)}
+            found = _patiently(lambda: client.explain(spec.name, item_ids=wanted, top=top, **asked))
     except (InvalidRequest, NotFound) as exc:
         raise BadInput(str(exc)) from exc
     except MillraceError as exc:
@@ -179,6 +182,20 @@ def _of_gateway(
     ]  # fmt: skip
     said = {"model": found.model_name, "version": found.model_version, "method": found.method, "base": found.base}
     return {"user": user or "", "request_id": request, **said, "items": items, "above": None}
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Ask again where the gateway has no time now: explanations are what it sheds first, and a person can wait."""
+    from millrace.client import Overloaded
+
+    gives_up = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except Overloaded as exc:
+            if time.monotonic() + exc.retry_after_s > gives_up:
+                raise
+            time.sleep(exc.retry_after_s)
 
 
 def show(figures: dict[str, Any], catalogue: dict[int, tuple[str, str]]) -> None:

@@ -140,13 +140,16 @@ def test_calls_that_outlive_their_budget_leave_triton_alive(
     with Triton(triton) as server:
         server.load("late")
         server.wait_ready("late", [1])
-
-        found = orphans.run(
-            lambda: gateways_calls(triton, bundle),
-            lambda seconds: spoil(triton_repository / "late" / "1", f"slow {seconds}"),
-            lambda: server.states("late") != {},
-            count=LATE_CALLS,
-        )
+        try:
+            found = orphans.run(
+                lambda: gateways_calls(triton, bundle),
+                lambda seconds: spoil(triton_repository / "late" / "1", f"slow {seconds}"),
+                lambda: server.states("late") != {},
+                count=LATE_CALLS,
+            )
+        finally:
+            server.unload("late")
+            repository.drop("late")
 
     assert found["outlived"] >= LATE_CALLS
     assert (0, 100, 0) == (found["triton_exits"], found["good_after"], found["left_in_flight"])
