@@ -33,6 +33,12 @@ class Evicted:
     def __init__(self, root: Path, usecase: str, revision: int) -> None:
         self._folder, self._usecase, self._revision = root / _FOLDER, usecase, revision
         self._store: OnlineStore | None = None
+        self._exists = self._folder.exists()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody has ever left."""
+        return not self._exists
 
     def write(self, rows: PackedRows) -> None:
         """Keep them durably. StoreUnavailable: the disk is full or away; nothing may be forgotten."""
@@ -55,6 +61,7 @@ class Evicted:
         """All of it: the state was made anew, whole."""
         self.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._exists = False
 
     def close(self) -> None:
         """Give the files back."""
@@ -62,11 +69,8 @@ class Evicted:
             self._store.close()
             self._store = None
 
-    @property
-    def _exists(self) -> bool:
-        return self._store is not None or self._folder.exists()
-
     def _open(self) -> OnlineStore:
         if self._store is None:
             self._store = LmdbStore(self._folder, self._usecase, self._revision, is_durable=True)
+            self._exists = True
         return self._store

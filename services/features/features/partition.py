@@ -31,6 +31,11 @@ _LEFT: Final = 0.8  # of the memory that users may take, after an eviction
 class EvictedRows(Protocol):
     """Where the users are who are not in memory: `features.evicted.Evicted`."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody has ever left."""
+        ...
+
     def write(self, rows: PackedRows) -> None:
         """Keep them durably, unless newer ones are there. StoreUnavailable: nothing may be forgotten."""
         ...
@@ -147,7 +152,9 @@ class PartitionState:
 
     def recall(self, ids: Ids) -> None:
         """Take those of them who were evicted back into memory. StoreError: their rows cannot be read."""
-        if self.evicted is not None and len(missing := self.users.unknown(ids)):
+        if self.evicted is None or self.evicted.is_empty:
+            return
+        if len(missing := self.users.unknown(ids)):
             self.users.take(self.evicted.read(missing))
 
     def empty_erased(self) -> None:
