@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from definitions.assignment import place
+from definitions.serving_rules import ServingRules
 from definitions.serving_state import Limits
 
 from gateway.arms import Arms
 from gateway.model import ActiveModel, Choice, Partner
 from gateway.query import Query
-from gateway.rules import ServingRules
 
 CANARY: Final = "canary"
 

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from definitions.candidates import NO_SOURCES, BundleSources
 from definitions.layout import Layout
+from definitions.serving_rules import ServingRules
 
 from gateway.health import Health
 from gateway.query import Floats, Ints
-from gateway.rules import ServingRules
 
 
 class Scorer(Protocol):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 from definitions.assembly import RequestContext
+from definitions.serving_rules import ServingRules
 
 from gateway.errors import InvalidRequest
-from gateway.rules import ServingRules
 
 if TYPE_CHECKING:  # which has these types itself
     from gateway.model import ActiveModel

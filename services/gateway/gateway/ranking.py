@@ -13,7 +13,8 @@ from definitions.item_snapshot import Attributes, ItemColumns
 from definitions.layout import Layout
 from definitions.packed import UserRow
 from definitions.rerank import Order, Ordered
-from definitions.user_values import UserAt
+from definitions.serving_rules import ServingRules
+from definitions.shortlist import eligible_items, history_ids, how_many
 
 from gateway import retrieval
 from gateway.admission import OWN_WORK, Admission
@@ -22,7 +23,6 @@ from gateway.model import ActiveModel, Choice, Partner
 from gateway.popularity import Popularity
 from gateway.query import (
     DEFAULT_LIMIT,
-    MAX_ITEMS,
     Floats,
     Ids,
     Ints,
@@ -35,7 +35,6 @@ from gateway.query import (
     validate,
 )
 from gateway.rows import Rows
-from gateway.rules import ServingRules
 
 _BY_MODEL: Final = frozenset({Rung.MODEL, Rung.LOCAL_MODEL})
 _WAITS: Final = frozenset({"row", "model", "local_model", "precomputed"})  # stages that are not our own work
@@ -247,29 +246,16 @@ class Ranker:
         return self._items.newest_us(item_ids)
 
     def _eligible(self, query: Query, rules: ServingRules, row: UserRow | None, time_us: int) -> Eligible:
-        def eligible(item_ids: Ids) -> npt.NDArray[np.bool_]:
-            if rules.filters:
-                items = self._items.attributes(item_ids)
-                mask = items.known & rules.passes(items, query.context, time_us)
-            else:
-                mask = self._items.known(item_ids)
-            if len(query.exclude_ids):
-                mask &= ~np.isin(item_ids, query.exclude_ids)
-            if row is not None:
-                mask &= ~row.seen_mask(item_ids)
-            return mask
-
-        return eligible
+        seen = None if row is None else row.seen_mask
+        return eligible_items(self._items, rules, query.context, time_us, seen=seen, exclude=query.exclude_ids)
 
     def _found(self, query: Query, choice: Choice, row: UserRow | None, time_us: int, eligible: Eligible) -> Candidates:
         """What the rules' sources bring for this user."""
-        rules, history = choice.rules, NOTHING
-        if row is not None and rules.history is not None:
-            history = UserAt(self._layout, row, time_us).history(rules.history).item_ids
+        rules = choice.rules
         want = Want(
-            history=history,
+            history=history_ids(self._layout, rules, row, time_us),
             context=query.context,
-            limit=min(MAX_ITEMS, max(rules.rules.candidates.limit, _wanted(query))),
+            limit=how_many(rules, _wanted(query)),
             eligible=eligible,
         )
         catalogue = Catalogue(self._items.popularity.item_ids, self._items.largest)

@@ -3,22 +3,11 @@
 from typing import Protocol
 
 import numpy as np
-from definitions.candidates import (
-    NOTHING,
-    BundleSources,
-    Candidates,
-    Catalogue,
-    Find,
-    Ids,
-    Want,
-    fill,
-    finder,
-    first,
-    merge,
-)
+from definitions.candidates import NOTHING, BundleSources, Candidates, Catalogue, Find, Ids, Want
+from definitions.serving_rules import ServingRules
+from definitions.shortlist import find_candidates
 
 from gateway.errors import Unavailable
-from gateway.rules import ServingRules
 
 
 class SourceMeter(Protocol):
@@ -35,14 +24,9 @@ def candidates(
     want: Want, rules: ServingRules, bundle: BundleSources, catalogue: Catalogue, meter: SourceMeter
 ) -> Candidates:
     """Candidates of the rules' sources, pinned items before them; `rules.reasons` names each one's source."""
-    finders = [_guarded(source.name, finder(source, want, bundle, catalogue), meter) for source in rules.sources]
-    quotas = list(rules.quotas(want.limit))
-    if len(rules.pinned):
-        finders.insert(0, lambda limit: first(rules.pinned, limit, want.eligible))
-        quotas.insert(0, len(rules.pinned))
-    found = merge(finders, quotas, want.limit, fill(want, catalogue))
+    found = find_candidates(want, rules, bundle, catalogue, lambda name, find: _guarded(name, find, meter))
     names = rules.reasons
-    for index, n in enumerate(np.bincount(found.source + 1, minlength=len(finders) + 1).tolist()):
+    for index, n in enumerate(np.bincount(found.source + 1, minlength=len(names)).tolist()):
         if n:
             meter.candidates(names[index - 1], n)
     return found

@@ -15,6 +15,7 @@ from definitions.assembly import RequestContext
 from definitions.errors import DefinitionsError
 from definitions.item_snapshot import ItemSnapshot
 from definitions.layout import Layout
+from definitions.serving_rules import ServingRules
 from definitions.usecase import UseCase
 from stores.batch import open_batch
 from stores.online import open_online_reader
@@ -36,7 +37,6 @@ from gateway.query import Query, Rung, Shown
 from gateway.ranking import Clock, ImpressionSink, Ranker
 from gateway.replayed import recent_queries
 from gateway.rows import Rows
-from gateway.rules import ServingRules
 from gateway.settings import Settings
 from gateway.shadow import Shadowing, tried_out
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 import structlog
 from definitions.assignment import INTERLEAVED
 from definitions.layout import Layout
+from definitions.serving_rules import ServingRules
 from definitions.serving_state import Limits, loaded_pins, same, scoring_pins
 from millrace.decisions.v1 import decisions_pb2 as pb
 from stores.errors import StoreError
@@ -19,7 +20,6 @@ from gateway.errors import BadModel, BundleRefused, Unavailable
 from gateway.in_force import CanaryInForce, InForce, ShadowInForce, Treatment
 from gateway.model import ActiveModel
 from gateway.ranking import Ranker
-from gateway.rules import ServingRules
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.switch")
 

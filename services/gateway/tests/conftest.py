@@ -18,6 +18,7 @@ from definitions.item_table import ItemTable
 from definitions.layout import Layout, layout_of
 from definitions.records import LogRecord
 from definitions.rules import Rules
+from definitions.serving_rules import ServingRules
 from definitions.usecase import UseCase, load_usecase
 from definitions.user_state import UserTable
 from gateway.admission import Admission
@@ -29,7 +30,6 @@ from gateway.model import ActiveModel, Choice, Partner
 from gateway.query import Query, Ranking, Shown
 from gateway.ranking import Clock, Ranker
 from gateway.rows import Rows
-from gateway.rules import ServingRules
 from millrace.events.v1 import events_pb2 as pb
 
 NOW_US = 1_700_000_000_000_000

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from definitions.assignment import INTERLEAVED
 from definitions.rules import Rules
+from definitions.serving_rules import ServingRules
 from gateway.arms import Arms
 from gateway.errors import BundleRefused, Unavailable
 from gateway.in_force import InForce, Treatment
 from gateway.model import Partner
 from gateway.query import Query, Rung
-from gateway.rules import ServingRules
 from gateway.switch import _drafting
 from millrace.decisions.v1 import decisions_pb2 as pb
 

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
 from definitions.assembly import RequestContext
 from definitions.attributes import category_code
 from definitions.features import LastK
