@@ -36,18 +36,11 @@ def unavailable(reason: str) -> None:
 
 def running(component: Component, home: Home) -> Iterator[Component]:
     """Start, wait until it works, and stop at the end of the session."""
-    home.make()
     try:
-        if component.download and not component.download.exists():
-            component.fetch()
+        with process.running(component, home, os.environ):
+            yield component
     except MissingProgram as exc:
         unavailable(str(exc))
-    run = process.start(component, home, os.environ)
-    try:
-        process.await_ready(run, component.start_s)
-        yield component
-    finally:
-        process.stop(run, home)
 
 
 @pytest.fixture(scope="session")

@@ -144,12 +144,12 @@ def online(
     from definitions.layout import layout_of
     from pipelines.bench.online import run
 
-    from millrace_cli.spare_valkey import spare_valkey
+    from millrace_cli import spare
 
     with measuring() as (settings, bars):
         spec = environment.usecase(settings, usecase)
         settings.home.mkdir(parents=True, exist_ok=True)
-        with spare_valkey() as address, tempfile.TemporaryDirectory(prefix="bench-", dir=settings.home) as folder:
+        with spare.valkey() as address, tempfile.TemporaryDirectory(prefix="bench-", dir=settings.home) as folder:
             result = run(
                 layout_of(spec), address, Path(folder), users=users, items=items, candidates=candidates,
                 feast_users=feast_users, feast_items=feast_items, progress=bars,
@@ -172,13 +172,13 @@ def parity(
     from pipelines.datasets import load_dataset
     from pipelines.triton_repository import Repository
 
-    from millrace_cli.spare_triton import spare_triton
+    from millrace_cli import spare
 
     with measuring() as (settings, bars):
         spec = environment.usecase(settings, usecase)
         data = load_dataset(dataset, spec, cache=settings.datasets, progress=bars)
         wanted = tuple(name.strip() for name in models.split(",")) if models else MODELS
-        with spare_triton() as (address, folder):
+        with spare.triton() as (address, folder):
             repository = Repository(folder, settings.triton_templates)
             result = run(spec, data, address, repository, models=wanted, progress=bars)
     report("parity", result, settings, as_json=json)
@@ -201,12 +201,12 @@ def stream(
     from millrace.events.v1 import events_pb2
     from pipelines.bench.stream import run
 
-    from millrace_cli.broker import own_kafka
+    from millrace_cli import spare
 
     with measuring() as (settings, bars):
         spec = environment.usecase(settings, usecase)
         bars.stage("start Kafka")
-        with own_kafka(spec.name) as (bootstrap, home):
+        with spare.kafka(spec.name) as (bootstrap, home):
             protos = Path(events_pb2.__file__).parents[3]
             result = run(bootstrap, home, protos, spec, events=events, users=users, items=items, progress=bars)
     report("stream", result, settings, as_json=json)

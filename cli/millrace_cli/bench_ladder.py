@@ -13,7 +13,6 @@ import typer
 from millrace_cli import environment, faults
 from millrace_cli.bench import app, measuring, report
 from millrace_cli.errors import EnvironmentAtFault
-from millrace_cli.spare_stack import spare_stack
 from millrace_cli.stack import Json
 
 if TYPE_CHECKING:
@@ -43,9 +42,11 @@ def ladder(
     """
     from pipelines.bench.ladder import run
 
+    from millrace_cli import spare
+
     with measuring() as (settings, bars):
         spec = environment.usecase(settings, usecase)
-        with spare_stack(bars) as stack:
+        with spare.stack(bars) as stack:
             world = World(stack, settings, spec, dataset, bars)
             result = run(
                 stack.address("gateway"), spec.name, world.questions, world.cases(), world.catalogue,

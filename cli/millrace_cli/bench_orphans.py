@@ -10,7 +10,6 @@ import typer
 
 from millrace_cli import environment
 from millrace_cli.bench import app, measuring, report
-from millrace_cli.spare_triton import spare_triton
 from millrace_cli.stack import Json
 
 if TYPE_CHECKING:
@@ -34,7 +33,9 @@ def orphans(
     from pipelines.triton_client import Triton
     from pipelines.triton_repository import Repository
 
-    with measuring() as (settings, bars), spare_triton() as (address, folder), tempfile.TemporaryDirectory() as aside:
+    from millrace_cli import spare
+
+    with measuring() as (settings, bars), spare.triton() as (address, folder), tempfile.TemporaryDirectory() as aside:
         layout = layout_of(environment.usecase(settings, usecase))
         bundle = small_bundle(Path(aside) / "late" / "1", layout)
         repository = Repository(folder, planted_templates(settings.triton_templates, Path(aside) / "templates"))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Final, Self
 
@@ -13,7 +11,6 @@ import typer
 from millrace_cli import environment
 from millrace_cli.bench import app, measuring, report
 from millrace_cli.errors import EnvironmentAtFault
-from millrace_cli.spare_stack import spare_stack
 from millrace_cli.stack import Json
 
 if TYPE_CHECKING:
@@ -38,11 +35,12 @@ def restarts(
     """Restart two gateways in turn under load: no request of a caller who knows both may fail."""
     from pipelines.bench.restarts import run
 
+    from millrace_cli import spare
     from millrace_cli.bench_ladder import World
 
     with measuring() as (settings, bars):
         spec = environment.usecase(settings, usecase)
-        with spare_stack(bars) as stack:
+        with spare.stack(bars) as stack:
             world = World(stack, settings, spec, dataset, bars)
             with Replicas(stack, GATEWAYS) as gateways:
                 result = run(
@@ -107,35 +105,26 @@ class Replicas:
         from local_stack.errors import StackError
         from local_stack.service import without_settings
 
+        from millrace_cli.settings import environ
+
         try:
-            self._runs[number] = process.start(self._components[number], self._home, without_settings(os.environ))
+            self._runs[number] = process.start(self._components[number], self._home, without_settings(environ()))
             process.await_ready(self._runs[number], _START_S)
         except StackError as exc:
             raise EnvironmentAtFault(str(exc)) from exc
 
     def _component(self, stack: NativeStack, number: int) -> Component:
-        from local_stack.component import Component
-        from local_stack.probes import Probe
+        from millrace_cli.spare import gateway_component
 
         ports, servers = self._ports[number], stack.ports
-        environment = {
+        own = {
             "MILLRACE_HOME": str(stack.home),
             "MILLRACE_KAFKA": f"127.0.0.1:{servers.kafka}",
             "MILLRACE_VALKEY": f"127.0.0.1:{servers.valkey}",
             "MILLRACE_CASSANDRA": f"127.0.0.1:{servers.cassandra}",
             "MILLRACE_TRITON": f"127.0.0.1:{servers.triton_grpc}",
-            "MILLRACE_GRPC_PORT": str(ports.gateway),
-            "MILLRACE_METRICS_PORT": str(ports.gateway_metrics),
             "MILLRACE_ALLOW_REQUEST_TIME": "true",
             **({"MILLRACE_USECASES": ",".join(stack.usecases)} if stack.usecases else {}),
         }
-        return Component(
-            name=f"gateway-{number + 1}",
-            wave=4,
-            command=[sys.executable, "-m", "gateway"],
-            ports={"grpc": ports.gateway, "metrics": ports.gateway_metrics},
-            probe=Probe("http", f"127.0.0.1:{ports.gateway_metrics}", "/ready"),
-            start_s=_START_S,
-            stop_s=25,
-            environment=lambda: environment,
-        )
+        listens = {"grpc": ports.gateway, "metrics": ports.gateway_metrics}
+        return gateway_component(f"gateway-{number + 1}", own, listens)

@@ -106,8 +106,10 @@ def run_precompute(
 ) -> dict[str, Any]:
     """One generation with what the running stack has. Raises the pipelines' and stores' errors."""
     from bundle import bundle_layout
+    from definitions.serving_rules import ServingRules
     from pipelines.precompute import Plan
     from pipelines.precompute import precompute as run
+    from pipelines.rules import rules_of
     from pipelines.serving_view import item_snapshot, pinned
     from stores.batch import open_batch
     from stores.batch.rows import run_time_us
@@ -133,13 +135,14 @@ def run_precompute(
     store = open_batch(cassandra, settings.batch_path, read_timeout_s=_READ_S)
     try:
         store.ensure_schema()
-        plan = Plan(spec.name, run_id, time_us, list_length=length, candidates=spec.candidates.limit)
+        plan = Plan(spec.name, run_id, time_us, list_length=length)
         users = len(rows.all_ids())
         bars.stage("score and write users", users)
         generation = run(
             plan,
             layout,
             serving.bundle,
+            ServingRules(rules_of(layout.usecase, serving.rules), layout),
             rows,
             items,
             store,

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -194,6 +195,24 @@ def _ended(run: RunFile, budget_s: float) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+@contextmanager
+def running(component: Component, home: Home, inherited: Mapping[str, str]) -> Iterator[RunFile]:
+    """`component` alone, ready, its download fetched before if it is not there; it ends with the block.
+
+    Raises:
+        StackError: it cannot be fetched or started, or is not ready within its `start_s`.
+    """
+    home.make()
+    if component.download and not component.download.exists():
+        component.fetch()
+    run = start(component, home, inherited)
+    try:
+        await_ready(run, component.start_s)
+        yield run
+    finally:
+        stop(run, home)
 
 
 def members(run: RunFile) -> list[psutil.Process]:
