@@ -15,7 +15,6 @@ import typer
 
 from millrace_cli import environment, output
 from millrace_cli.environment import Bars
-from millrace_cli.errors import GateSaidNo
 from millrace_cli.stack import Json
 
 if TYPE_CHECKING:
@@ -68,17 +67,14 @@ def report(name: str, result: Mapping[str, Any], settings: Settings, *, as_json:
     if result["bars"]:
         output.out.print(bars)
     missed = [bar.key for bar in result["bars"] if not bar.held]
-    if as_json:
-        keys = {key: value for key, value in result.items() if key not in _SHOWN}
-        shown = {key: result[key] for key in _SHOWN if key != "bars"}
-        output.emit(
-            {"bench": name, **keys, **shown, "bars": [asdict(bar) for bar in result["bars"]], "missed": missed},
-            home=settings.home,
-        )
-        if missed:
-            raise typer.Exit(GateSaidNo.exit_code)
-    elif missed:
-        raise GateSaidNo(f"bench {name}: missed {', '.join(missed)}")
+    keys = {key: value for key, value in result.items() if key not in _SHOWN}
+    shown = {key: result[key] for key in _SHOWN if key != "bars"}
+    output.conclude(
+        {"bench": name, **keys, **shown, "bars": [asdict(bar) for bar in result["bars"]], "missed": missed},
+        home=settings.home,
+        as_json=as_json,
+        refusal=f"bench {name}: missed {', '.join(missed)}" if missed else None,
+    )
 
 
 @app.command()

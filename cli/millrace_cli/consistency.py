@@ -9,7 +9,6 @@ import typer
 
 from millrace_cli import environment, output
 from millrace_cli.environment import Bars
-from millrace_cli.errors import GateSaidNo
 from millrace_cli.stack import Json
 
 if TYPE_CHECKING:
@@ -31,21 +30,15 @@ def consistency(
     the report is `reports/consistency-<usecase>.json` in MILLRACE_HOME, where the gate reads it, and for Prometheus
     `reports/metrics/consistency-<usecase>.prom`.
     """
-    from local_stack.home import Home
-    from local_stack.state import StackState
     from pipelines.consistency import run
     from pipelines.consistency.report import publish
     from pipelines.consistency.served import served_layout
-    from stores.offline import Lake
 
     from millrace_cli.settings import load
 
     settings = load()
     spec = environment.usecase(settings, usecase)
-    is_up = StackState.read(Home(settings.home)) is not None
-    if is_up:
-        environment.flush_archiver(settings)
-    lake = Lake(settings.lake, spec.name)
+    lake, is_up = environment.archive(settings, spec)
     with Bars() as bars, environment.translated():
         layout = served_layout(spec, settings.bundles, kafka=settings.kafka if is_up else None, lake=lake)
         result = run(
@@ -53,12 +46,11 @@ def consistency(
         )  # fmt: skip
     path = publish({**result, "ran_on": output.ran_on(settings.home)}, settings.reports)
     _show(result, path)
-    if json:
-        output.emit({**result, "report": str(path)}, home=settings.home)
-    if not result["passed"]:
-        if json:  # the object above is the last line, and says it all
-            raise typer.Exit(GateSaidNo.exit_code)
-        raise GateSaidNo(f"{result['logic']} logged values are explained by neither offsets nor ties; see {path}")
+    refusal = f"{result['logic']} logged values are explained by neither offsets nor ties; see {path}"
+    output.conclude(
+        {**result, "report": str(path)},
+        home=settings.home, as_json=json, refusal=None if result["passed"] else refusal,
+    )  # fmt: skip
 
 
 def _show(result: Mapping[str, Any], path: Path) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from definitions.usecase import UseCase
     from local_stack.state import StackState
     from pipelines.triton_repository import Repository
+    from stores.offline import Lake
 
     from millrace_cli.settings import Settings
 
@@ -126,6 +127,17 @@ def flush_archiver(settings: Settings) -> dict[str, Any]:
     from servicekit import ports
 
     return _flush(settings.port(ports.METRICS["archiver"]), "archiver")
+
+
+def archive(settings: Settings, spec: UseCase) -> tuple[Lake, bool]:
+    """A use case's lake, brought up to date where a stack is up, and whether one is. Raises CommandError."""
+    from local_stack.home import Home
+    from local_stack.state import StackState
+    from stores.offline import Lake
+
+    if is_up := StackState.read(Home(settings.home)) is not None:
+        flush_archiver(settings)
+    return Lake(settings.lake, spec.name), is_up
 
 
 def flush_features(settings: Settings, usecase: str) -> dict[str, dict[str, int]]:

@@ -125,15 +125,11 @@ def explain_user(
 
 def _of_decision(settings: Settings, spec: UseCase, request: int, wanted: list[int], *, top: int) -> dict[str, Any]:
     """Of the archive, brought up to date where a stack is up."""
-    from local_stack.home import Home
-    from local_stack.state import StackState
     from pipelines.explain.logged import explain_decision
     from pipelines.redo.logged import named
-    from stores.offline import Lake
 
-    if StackState.read(Home(settings.home)) is not None:
-        environment.flush_archiver(settings)
-    decision = named(Lake(settings.lake, spec.name), [request]).get(request)
+    lake, _ = environment.archive(settings, spec)
+    decision = named(lake, [request]).get(request)
     if decision is None:
         raise BadInput(f"--request: the lake has no impression of request {request}; is it of another use case?")
     figures = explain_decision(decision, settings.bundles, spec, wanted, top=top)

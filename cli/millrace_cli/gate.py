@@ -8,7 +8,6 @@ import typer
 
 from millrace_cli import environment, models, output, revisions
 from millrace_cli.environment import Bars
-from millrace_cli.errors import GateSaidNo
 from millrace_cli.models import Usecase
 from millrace_cli.stack import Json
 
@@ -37,14 +36,10 @@ def promote(
     spec = environment.usecase(settings, usecase)
     with Bars() as bars, environment.translated():
         result = promote_bundle(settings, spec, version, dataset=dataset, bars=bars)
-    if json:
-        output.emit(result.as_dict(), home=settings.home)
-    else:
+    if not json:
         _print(result)
-    if not result.verdict.promoted:
-        if json:
-            raise typer.Exit(GateSaidNo.exit_code)
-        raise GateSaidNo(f"version {result.version} is refused")
+    refusal = None if result.verdict.promoted else f"version {result.version} is refused"
+    output.conclude(result.as_dict(), home=settings.home, as_json=json, refusal=refusal)
 
 
 def promote_bundle(

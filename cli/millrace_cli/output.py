@@ -13,11 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from millrace_cli.errors import CommandError
+from millrace_cli.errors import CommandError, GateSaidNo
 
 _PIPE_WIDTH = 160  # a pipe has no width of its own; rich would take 80 and fold every table
 
@@ -92,6 +93,18 @@ def commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "") if head.returncode == 0 else None
+
+
+def conclude(answer: Mapping[str, Any], *, home: Path, as_json: bool, refusal: str | None) -> None:
+    """With `as_json` the answer as the last line; with a `refusal` the command's end, exit code 1.
+
+    Raises:
+        GateSaidNo: says the refusal. `typer.Exit` with its code where the JSON line has said all.
+    """
+    if as_json:
+        emit(answer, home=home)
+    if refusal is not None:
+        raise typer.Exit(GateSaidNo.exit_code) if as_json else GateSaidNo(refusal)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import typer
 from millrace_cli import environment, output
 from millrace_cli.ask import Usecase
 from millrace_cli.environment import Bars
-from millrace_cli.errors import BadInput, GateSaidNo
+from millrace_cli.errors import BadInput
 from millrace_cli.stack import Json
 
 if TYPE_CHECKING:
@@ -41,20 +41,14 @@ def redo(
     could not be made again. With a stack up its archive is brought up to date first; the report is
     `reports/redo-<usecase>.json` in MILLRACE_HOME, and for Prometheus `reports/metrics/redo-<usecase>.prom`.
     """
-    from local_stack.home import Home
-    from local_stack.state import StackState
     from pipelines.redo import publish, run
-    from stores.offline import Lake
 
     from millrace_cli.settings import load
 
     settings = load()
     spec = environment.usecase(settings, usecase)
     wanted = [request_id(text) for text in requests or []]
-    is_up = StackState.read(Home(settings.home)) is not None
-    if is_up:
-        environment.flush_archiver(settings)
-    lake = Lake(settings.lake, spec.name)
+    lake, is_up = environment.archive(settings, spec)
     with Bars() as bars, environment.translated():
         result = run(spec, lake, settings.bundles, request_ids=wanted, last=last, progress=bars)
         if features:
@@ -63,12 +57,8 @@ def redo(
             result["passed"] = result["passed"] and result["features"]["passed"]
     path = publish({**result, "ran_on": output.ran_on(settings.home)}, settings.reports)
     _show(result, path)
-    if json:
-        output.emit({**result, "report": str(path)}, home=settings.home)
-    if not result["passed"]:
-        if json:  # the object above is the last line, and says it all
-            raise typer.Exit(GateSaidNo.exit_code)
-        raise GateSaidNo(f"of {result['decisions']} decisions, {_failed(result)}; see {path}")
+    refusal = None if result["passed"] else f"of {result['decisions']} decisions, {_failed(result)}; see {path}"
+    output.conclude({**result, "report": str(path)}, home=settings.home, as_json=json, refusal=refusal)
 
 
 def request_id(text: str) -> int:

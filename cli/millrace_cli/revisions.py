@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from local_stack.service import ServiceSpec
 from servicekit import ports
+from servicekit.textfile import replace_text
 from servicekit.topics import item_features_topic, topic
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ class Revisions:
 
     def write(self) -> None:
         """Keep it, whole or not at all."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_suffix(".tmp")
-        aside.write_text(json.dumps(self.numbers) + "\n")
-        os.replace(aside, self.path)
+        replace_text(self.path, json.dumps(self.numbers) + "\n")
 
     def topics(self, usecases: Sequence[str]) -> dict[str, str]:
         """The topics that further revisions have for themselves -> the declared one that each is like."""

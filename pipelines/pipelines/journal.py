@@ -1,9 +1,10 @@
 """What was loaded into a stack, kept beside its state."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from servicekit.textfile import replace_text
 
 from pipelines.datasets import DataPaths
 from pipelines.datasets.load import is_named
@@ -61,11 +62,7 @@ def path_of(home: Path, usecase: str) -> Path:
 
 def write(home: Path, loaded: Loaded) -> None:
     """Replace the note."""
-    path = path_of(home, loaded.usecase)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(asdict(loaded), indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    replace_text(path_of(home, loaded.usecase), json.dumps(asdict(loaded), indent=2) + "\n")
 
 
 def read(home: Path, usecase: str) -> Loaded | None:

@@ -1,5 +1,6 @@
-"""Gauges of a job that has ended, as a file: what node_exporter's textfile collector reads."""
+"""Files that readers find whole or not at all, among them a job's gauges for node_exporter's textfile collector."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,3 +14,11 @@ def write_gauges(path: Path, gauges: Mapping[str, tuple[str, float]], labels: Ma
         Gauge(name, text, list(labels), registry=registry).labels(*labels.values()).set(value)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_to_textfile(str(path), registry)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) beside `path`, in a folder that is made, then rename: nobody reads half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.tmp")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)

@@ -1,15 +1,12 @@
 """The result of the consistency job where others find it: a file for the gate, gauges for Prometheus."""
 
 import json
-import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from servicekit.textfile import write_gauges
-
+from pipelines import job_report
 from pipelines.errors import BadInputError
 
 
@@ -28,26 +25,15 @@ class Report:
 
 
 def publish(result: Mapping[str, Any], reports: Path) -> Path:
-    """Write `consistency-<usecase>.json` and its gauges, `metrics/consistency-<usecase>.prom`, to the folder `reports`.
-
-    Each whole or not at all. Returns the report's path.
-    """
-    name, time_us = f"consistency-{result['usecase']}", time.time_ns() // 1_000
-    reports.mkdir(parents=True, exist_ok=True)
-    path = reports / f"{name}.json"
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps({**result, "time_us": time_us}, indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    """Write `consistency-<usecase>.json` and its gauges to the folder `reports`; the report's path."""
     gauges = {
         "consistency_values": ("Logged values that the last run compared.", result["cells"]),
         "consistency_logic_values": ("Of them, explained by neither offsets nor ties.", result["logic"]),
         "consistency_mismatch_ratio": ("Share further behind than the tolerance, or wrong.", result["mismatch_rate"]),
         "consistency_inside_ratio": ("Share that was behind within the tolerance.", result["inside_rate"]),
         "consistency_missing_ratio": ("Share served as if there were no history.", result["missing_rate"]),
-        "consistency_time_seconds": ("When the last run ended, seconds since the epoch.", time_us / 1e6),
     }
-    write_gauges(reports / "metrics" / f"{name}.prom", gauges, {"usecase": result["usecase"]})
-    return path
+    return job_report.publish("consistency", result, gauges, reports)
 
 
 def latest(reports: Path, usecase: str) -> Report | None:
