@@ -1,24 +1,34 @@
 """The nightly job: every user's list by the model that serves, as one immutable generation, verified, then flipped.
 
-It reads what the gateway reads (online rows, the item topics, the pinned bundle) and evaluates them with the same
-functions, so that a list from the batch is the list that the gateway would have given at the same time.
+It reads what the gateway reads (online rows, the item topics, the pinned bundle, the rules in force) and evaluates them
+with the same functions: a list holds what the gateway's sources would have found at the same time for a request without
+a context, but for what filters forbid, best first by the same scores. Diversity, shares, pins and exploration are the
+gateway's, which applies them to each answer.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from bundle import Bundle, Device, DeviceError, IntInputs, check_golden
 from definitions.assembly import Assembled, RequestContext, assemble, past_items
+from definitions.candidates import BundleSources, Catalogue, Want
 from definitions.item_snapshot import ItemSnapshot
 from definitions.layout import Layout
-from definitions.packed import unpack_user_row
+from definitions.packed import UserRow, unpack_user_row
+from definitions.rerank import by_score
+from definitions.rules import MAX_CANDIDATES
+from definitions.serving_rules import ServingRules
+from definitions.shortlist import eligible_items, find_candidates, history_ids, how_many
 from stores.batch import BatchStore, Pointer, RunSummary, UserList, bucket_of, buckets_for
 from stores.online import OnlineStore
 
 from pipelines.errors import BadInputError, UnavailableError
+
+NOWHERE = RequestContext()  # a list is made before anybody says on which device or surface it will be shown
 
 Progress = Callable[[int], None]
 """Called with how many more users are done."""
@@ -32,7 +42,6 @@ class Plan:
     run_id: str
     time_us: int
     list_length: int = 100
-    candidates: int = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +59,37 @@ class _Scores(Protocol):
         """Scores float32 of all rows of all users, in order."""
 
 
+@dataclass(frozen=True)
+class _Finder:
+    """What a request without a context would have found for each user at one time."""
+
+    layout: Layout
+    rules: ServingRules
+    sources: BundleSources
+    items: ItemSnapshot
+    catalogue: Catalogue
+    time_us: int
+    shown: int
+
+    def candidates(self, row: UserRow | None) -> npt.NDArray[np.uint64]:
+        """uint64 (n,): eligible ones of the rules' sources, popular where those bring too few."""
+        seen = None if row is None else row.seen_mask
+        eligible = eligible_items(self.items, self.rules, NOWHERE, self.time_us, seen=seen)
+        history = history_ids(self.layout, self.rules, row, self.time_us)
+        want = Want(history, NOWHERE, how_many(self.rules, self.shown), eligible)
+        return find_candidates(want, self.rules, self.sources, self.catalogue).item_ids
+
+    def assembled(self, row: UserRow | None, item_ids: npt.NDArray[np.uint64]) -> Assembled:
+        """The model's inputs of a user's candidates."""
+        view = self.items.view(item_ids, self.time_us, past_items(self.layout, row))
+        return assemble(self.layout, row, view, NOWHERE, self.time_us)
+
+
 def precompute(
     plan: Plan,
     layout: Layout,
     bundle: Bundle,
+    rules: ServingRules,
     rows: OnlineStore,
     items: ItemSnapshot,
     store: BatchStore,
@@ -66,7 +102,14 @@ def precompute(
 
     A run that was cut off continues with the buckets it has not finished; a finished `run_id` changes no row.
 
-    `device`: where the model runs; on a GPU it must first score the bundle's golden rows.
+    Args:
+        plan, layout, bundle: what is made, and by which model.
+        rules: those in force: sources of candidates, filters, weights of heads.
+        rows, items: what is known of users and items.
+        store: where the generation goes.
+        threads: of the model.
+        device: where the model runs; on a GPU it must first score the bundle's golden rows.
+        progress: is told of users.
 
     Raises:
         UnavailableError: there is no such device here.
@@ -75,8 +118,8 @@ def precompute(
         stores.errors.StoreError: the store failed, or the generation read back is not the one that was written.
     """
     users = rows.all_ids()
-    candidates, _ = items.popular(plan.candidates)
-    if not len(users) or not len(candidates):
+    popular, _ = items.popular(len(items))
+    if not len(users) or not len(popular):
         raise BadInputError(
             f"{plan.usecase}: {len(users)} user rows and {len(items)} items; load data first: millrace load --help"
         )
@@ -85,7 +128,17 @@ def precompute(
             f"{plan.usecase}: model {bundle.manifest.name} {bundle.manifest.version} reads layout "
             f"{bundle.manifest.layout_hash:08x}, the use case is {layout.layout_hash:08x}; train and deploy again"
         )
-    score = _scorer(bundle, layout, threads, device)
+    found = bundle.retrieval()
+    finder = _Finder(
+        layout=layout,
+        rules=rules,
+        sources=BundleSources(found.towers, found.neighbours, found.popular),
+        items=items,
+        catalogue=Catalogue(popular, cache(lambda number: items.largest(number, MAX_CANDIDATES))),
+        time_us=plan.time_us,
+        shown=plan.list_length,
+    )
+    score = _scorer(bundle, layout, rules, threads, device)
     begun = store.run(plan.usecase, plan.run_id)
     buckets = buckets_for(len(users)) if begun is None else begun.buckets  # users may have come since it began
     version = f"{bundle.manifest.name}/{bundle.manifest.version}"
@@ -93,7 +146,7 @@ def precompute(
     finished = store.finished_buckets(plan.usecase, plan.run_id)
     for bucket, members in _by_bucket(users, buckets):
         if bucket not in finished:
-            lists = _lists(plan, layout, rows, items, candidates, members, score)
+            lists = _lists(plan, layout, rows, finder, members, score)
             store.write_bucket(plan.usecase, plan.run_id, bucket, lists)
         progress(len(members))
     summary = store.seal_run(plan.usecase, plan.run_id)
@@ -107,7 +160,7 @@ def _by_bucket(users: npt.NDArray[np.uint64], buckets: int) -> Iterator[tuple[in
     yield from members.items()
 
 
-def _scorer(bundle: Bundle, layout: Layout, threads: int, device: Device) -> _Scores:
+def _scorer(bundle: Bundle, layout: Layout, rules: ServingRules, threads: int, device: Device) -> _Scores:
     try:
         model = bundle.model(threads, device)
     except DeviceError as exc:
@@ -123,34 +176,25 @@ def _scorer(bundle: Bundle, layout: Layout, threads: int, device: Device) -> _Sc
         predictions = model.predictions(
             np.concatenate([part.features for part in assembled]), np.concatenate(stacked) if stacked else None
         )
-        return bundle.weighed(predictions)
+        return bundle.weighed(predictions, rules.rules.heads)
 
     return score
 
 
 def _lists(
-    plan: Plan,
-    layout: Layout,
-    rows: OnlineStore,
-    items: ItemSnapshot,
-    candidates: npt.NDArray[np.uint64],
-    members: Sequence[int],
-    score: _Scores,
+    plan: Plan, layout: Layout, rows: OnlineStore, finder: _Finder, members: Sequence[int], score: _Scores
 ) -> list[UserList]:
-    """The best unseen candidates of each user, best first; ties by item id, as the gateway breaks them."""
+    """The best candidates of each user, best first; ties by item id, as the gateway breaks them."""
+    if not members:
+        return []
     packed = rows.read_many(members)
-    context = RequestContext(device=0, surface=0, country=0)
     users = [unpack_user_row(layout, packed[user]) if user in packed else None for user in members]
-    past = [part for part in (past_items(layout, row) for row in users) if part is not None]
-    view = items.view(candidates, plan.time_us, np.unique(np.concatenate(past)) if past else None)
-    assembled, seen = [], []
-    for row in users:
-        assembled.append(assemble(layout, row, view, context, plan.time_us))
-        seen.append(np.zeros(len(candidates), bool) if row is None else row.seen_mask(candidates))
-    scores = score(assembled).reshape(len(members), len(candidates)) if members else np.empty((0, 0), np.float32)
+    candidates = [finder.candidates(row) for row in users]
+    assembled = [finder.assembled(row, item_ids) for row, item_ids in zip(users, candidates, strict=True)]
+    ends = np.cumsum([len(item_ids) for item_ids in candidates])
+    scores = score(assembled) if ends[-1] else np.empty(0, np.float32)
     lists = []
-    for user, own, hidden in zip(members, scores, seen, strict=True):
-        order = np.lexsort((candidates, -own))
-        best = order[~hidden[order]][: plan.list_length]
-        lists.append(UserList(user_id=user, item_ids=candidates[best], scores=own[best]))
+    for user, item_ids, own in zip(members, candidates, np.split(scores, ends[:-1]), strict=True):
+        best = by_score(item_ids, own)[: plan.list_length]
+        lists.append(UserList(user_id=user, item_ids=item_ids[best], scores=own[best]))
     return lists

@@ -40,7 +40,7 @@ def set_rules(kafka: str, usecase: UseCase, text: str, *, actor: str = ACTOR) ->
         DeployError: Kafka did not take it; the former rules stay.
         UnavailableError: Kafka does not answer.
     """
-    written = _checked(usecase, text).to_json() if text else ""
+    written = rules_of(usecase, text).to_json() if text else ""
 
     def edit(state: pb.ServingState) -> pb.ServingState:
         after = pb.ServingState()
@@ -54,10 +54,11 @@ def set_rules(kafka: str, usecase: UseCase, text: str, *, actor: str = ACTOR) ->
 
 
 def _of(usecase: UseCase, state: pb.ServingState) -> InForce:
-    return InForce(state.rules_version, not state.rules, _checked(usecase, state.rules))
+    return InForce(state.rules_version, not state.rules, rules_of(usecase, state.rules))
 
 
-def _checked(usecase: UseCase, text: str) -> Rules:
+def rules_of(usecase: UseCase, text: str) -> Rules:
+    """Rules as a decision says them; empty text: the use case's own. BadInputError: they do not fit it."""
     try:
         return usecase.rules_of(text)
     except UseCaseError as exc:

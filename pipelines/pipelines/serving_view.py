@@ -19,10 +19,13 @@ READ_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """The bundle that serves a use case, and the revision of the rows that it reads."""
+    """The bundle that serves a use case, the revision of the rows that it reads, and the decided `rules`: JSON, empty
+    where the use case's own are in force.
+    """
 
     bundle: Bundle
     revision: int
+    rules: str
 
 
 def pinned(bootstrap: str, usecase: str, bundles: Path) -> Pinned:
@@ -37,7 +40,7 @@ def pinned(bootstrap: str, usecase: str, bundles: Path) -> Pinned:
     if not state.HasField("pin"):
         raise BadInputError(f"{usecase}: no model is deployed; train and deploy one first: millrace train")
     pin = state.pin
-    return Pinned(load_bundle(bundles / pin.name / str(pin.version), digest=pin.digest), pin.revision)
+    return Pinned(load_bundle(bundles / pin.name / str(pin.version), digest=pin.digest), pin.revision, state.rules)
 
 
 class FollowedItems:

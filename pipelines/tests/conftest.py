@@ -1,6 +1,6 @@
 """A small use case and a small world, for all tests of this room."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -60,8 +60,10 @@ def films(tmp_path: Path) -> UseCase:
 class MakeBundle(Protocol):
     """Writes a bundle and loads it."""
 
-    def __call__(self, layout: Layout, weights: Mapping[str, float], version: int = 1) -> Bundle:
-        """One whose score is the logistic function of the weighted sum of the named columns."""
+    def __call__(
+        self, layout: Layout, weights: Mapping[str, float], version: int = 1, also: Sequence[Path] = ()
+    ) -> Bundle:
+        """One whose score is the logistic function of the weighted sum of the named columns; `also` files are in it."""
         ...
 
 
@@ -69,7 +71,7 @@ class MakeBundle(Protocol):
 def make_bundle(tmp_path: Path) -> MakeBundle:
     """Small honest bundles, whose scores can be told in advance."""
 
-    def make(layout: Layout, weights: Mapping[str, float], version: int = 1) -> Bundle:
+    def make(layout: Layout, weights: Mapping[str, float], version: int = 1, also: Sequence[Path] = ()) -> Bundle:
         names, parts = layout.feature_names, tmp_path / f"parts-{version}"
         parts.mkdir()
         row = np.array([[weights.get(name, 0.0)] for name in names], np.float32)
@@ -95,7 +97,7 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
         )  # fmt: skip
         folder = tmp_path / "bundles" / layout.usecase.name / str(version)
         files = {"model.onnx": model, "fallback.onnx": model, "golden.npz": parts / "golden.npz"}
-        write_bundle(folder, manifest, files)
+        write_bundle(folder, manifest, files | {path.name: path for path in also})
         return load_bundle(folder)
 
     return make

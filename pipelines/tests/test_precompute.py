@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,20 @@ import onnxruntime as ort
 import pytest
 from bundle import Bundle
 from definitions.events import EventColumns
+from definitions.features import LastK
 from definitions.item_snapshot import ItemSnapshot
 from definitions.item_table import ItemTable
 from definitions.layout import Layout, layout_of
+from definitions.rules import Rules
+from definitions.serving_rules import ServingRules
 from definitions.usecase import Seen, UseCase
 from definitions.user_state import UserTable
 from millrace.events.v1 import events_pb2 as pb
 from pipelines.errors import BadInputError, UnavailableError
 from pipelines.precompute import Generation, Plan, precompute
 from pipelines.progress import SILENT
+from pipelines.retrieval.export import export_neighbours
+from pipelines.retrieval.item_item import ItemItem
 from stores.batch import UserList
 from stores.batch.sqlite import SqliteBatchStore
 from stores.errors import RunConflict, StoreUnavailable
@@ -63,12 +68,18 @@ class World:
     events: EventColumns
     rows: OnlineStore
     items: ItemSnapshot
+    said: dict[str, Any] = field(default_factory=lambda: {"candidates": {"sources": ["popular"], "limit": 15}})
+
+    @property
+    def rules(self) -> ServingRules:
+        return ServingRules(Rules.model_validate(self.said), self.layout)
 
     def run(self, store: SqliteBatchStore, **plan: Any) -> Generation:
-        asked = Plan("films", **{"run_id": RUN, "time_us": NOW_US, "list_length": 8, "candidates": 15, **plan})
+        asked = Plan("films", **{"run_id": RUN, "time_us": NOW_US, "list_length": 8, **plan})
         return precompute(
-            asked, self.layout, self.bundle, self.rows, self.items, store, threads=1, progress=SILENT.advance
-        )
+            asked, self.layout, self.bundle, self.rules, self.rows, self.items, store, threads=1,
+            progress=SILENT.advance,
+        )  # fmt: skip
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this ONNX Runtime has CUDA")
@@ -80,7 +91,7 @@ def test_a_night_on_a_gpu_that_is_not_there_ends_before_it_begins(world: "World"
 
     with pytest.raises(UnavailableError, match="make gpu"):
         precompute(
-            asked, world.layout, world.bundle, world.rows, world.items, store, threads=1, device="cuda",
+            asked, world.layout, world.bundle, world.rules, world.rows, world.items, store, threads=1, device="cuda",
             progress=SILENT.advance,
         )  # fmt: skip
 
@@ -90,8 +101,15 @@ def test_a_night_on_a_gpu_that_is_not_there_ends_before_it_begins(world: "World"
 
 @pytest.fixture
 def world(films: UseCase, make_bundle: Callable[..., Bundle], tmp_path: Path) -> Iterator[World]:
-    """Ratings of 250 users; each has rated a few items. The model likes late years, and there are three of them."""
+    """The model likes late years, and there are three of them."""
     layout = layout_of(films.model_copy(update={"seen": Seen(actions=("rate",))}))
+    made_of_it = made(layout, make_bundle(layout, {"i_year": WEIGHT}), tmp_path)
+    yield made_of_it
+    made_of_it.rows.close()
+
+
+def made(layout: Layout, bundle: Bundle, tmp_path: Path) -> World:
+    """Ratings of 250 users; each has rated a few items."""
     chance = np.random.default_rng(0)
     users = np.repeat(np.arange(1, USERS + 1), 2)
     events = EventColumns.of(
@@ -114,22 +132,21 @@ def world(films: UseCase, make_bundle: Callable[..., Bundle], tmp_path: Path) ->
     items.mark(0, len(users))
     rows = open_online("films", valkey=None, lmdb_path=tmp_path / "online")
     rows.write({user: user_table.row(user, 1) for user in user_table.all_users().tolist()})
-    yield World(layout, make_bundle(layout, {"i_year": WEIGHT}), events, rows, items)
-    rows.close()
+    return World(layout, bundle, events, rows, items)
 
 
 def test_a_list_holds_the_best_unseen_candidates_and_ties_go_by_id(world: World, tmp_path: Path) -> None:
-    """Candidates are the most popular; what the user rated is hidden; scores are the model's, best first."""
+    """Candidates are the most popular that the user has not rated; scores are the model's, best first."""
     store = Store(tmp_path / "batch.sqlite")
 
     generation = world.run(store)
 
     ratings = Counter(world.events.item_id.tolist())
-    candidates = sorted(ITEMS, key=lambda item: (-ratings[item], item))[:15]
-    candidates.sort(key=lambda item: (-year(item), item))
+    popular = sorted(ITEMS, key=lambda item: (-ratings[item], item))
     for user in range(1, USERS + 1):
         rated = set(world.events.item_id[world.events.user_id == user].tolist())
-        best = [item for item in candidates if item not in rated][:8]
+        candidates = [item for item in popular if item not in rated][:15]
+        best = sorted(candidates, key=lambda item: (-year(item), item))[:8]
         found = store.read("films", RUN, user)
         assert found is not None
         assert best == found.item_ids.tolist()
@@ -137,6 +154,46 @@ def test_a_list_holds_the_best_unseen_candidates_and_ties_go_by_id(world: World,
         np.testing.assert_allclose(expected, found.scores, rtol=1e-5)
     assert (USERS, USERS) == (generation.summary.users, generation.summary.rows)
     assert "films/1" == generation.model_version
+
+
+def test_a_list_comes_from_the_sources_of_the_rules(
+    films: UseCase, make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    """What is near to a user's last items is on the list, however few like it; those who met nothing near lack it."""
+    recent = LastK(name="u_recent", of="user", kind="last_k", action="rate", k=4)
+    layout = layout_of(
+        films.model_copy(update={"features": (*films.features, recent), "seen": Seen(actions=("rate",))})
+    )
+    ids = np.array(ITEMS, np.uint64)
+    near = np.zeros((len(ids), len(ids)), np.float32)
+    near[0, -1] = 1.0  # who rated the first may like the last, which nobody rated
+    export_neighbours(ItemItem(near), ids, tmp_path)
+    bundle = make_bundle(layout, {"i_year": WEIGHT}, also=[tmp_path / "neighbours.npz"])
+    world = made(layout, bundle, tmp_path)
+    world.said = {"candidates": {"sources": [{"neighbours": 0.4}, {"popular": 0.6}], "limit": 10}}
+    store = Store(tmp_path / "batch.sqlite")
+
+    world.run(store, list_length=10)
+
+    lists = {user: store.read("films", RUN, user).item_ids.tolist() for user in range(1, USERS + 1)}  # type: ignore[union-attr]
+    rated_first = set(world.events.user_id[world.events.item_id == ITEMS[0]].tolist())
+    assert 0 < len(rated_first) < USERS
+    assert rated_first == {user for user, items in lists.items() if ITEMS[-1] in items}
+    world.rows.close()
+
+
+def test_a_list_holds_nothing_that_a_filter_forbids(world: World, tmp_path: Path) -> None:
+    """Whoever reads the store beside the gateway shows it as it is; the list is filled with what may be shown."""
+    world.said |= {"filters": [{"by": "year", "at_most": 1}]}
+    store = Store(tmp_path / "batch.sqlite")
+
+    world.run(store)
+
+    for user in range(1, USERS + 1):
+        found = store.read("films", RUN, user)
+        assert found is not None
+        assert 8 == len(found.item_ids)
+        assert not [item for item in found.item_ids.tolist() if year(item) > 1]
 
 
 def test_a_run_that_was_cut_off_goes_on_and_ends_as_if_it_had_not_been(world: World, tmp_path: Path) -> None:
