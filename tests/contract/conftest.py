@@ -1,4 +1,4 @@
-"""What several contract suites take: small real bundles."""
+"""What several contract suites take: small real bundles, and where to deploy them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,12 +6,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundle import Bundle, Golden, Manifest, OnnxScorer, TrainingWindow, load_bundle, write_bundle
+from local_stack.topics import create_topics, declared_topics
 from pipelines.export.graphs_linear import export_linear
 from pipelines.training.encoding import Encoder, OneHot
 from pipelines.training.inputs import Inputs
 from pipelines.training.linear import LinearModel
+from pipelines.triton_repository import Repository
+from servicekit.settings import checkout_root
 
 ENCODER = Encoder(Inputs.of_names(("a", "b"), ("code",)), (OneHot("code", np.array([0]), np.array([7])),))
+
+
+@pytest.fixture(scope="session")
+def log(kafka: str) -> str:
+    """Kafka with the topic `decisions`."""
+    create_topics(kafka, declared_topics(checkout_root() / "infra" / "kafka" / "topics.yaml", ["films"]))
+    return kafka
+
+
+@pytest.fixture
+def repository(triton_repository: Path) -> Repository:
+    """Where the running Triton looks."""
+    return Repository(triton_repository, checkout_root() / "infra" / "triton")
 
 
 @pytest.fixture

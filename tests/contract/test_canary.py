@@ -7,14 +7,12 @@ from typing import Any
 import pytest
 from bundle import Bundle
 from definitions.serving_state import same
-from local_stack.topics import create_topics, declared_topics
 from millrace.decisions.v1 import decisions_pb2 as pb
 from pipelines.decisions import newest, serving_state
 from pipelines.deploy import deploy, rollback
 from pipelines.errors import DeployError
 from pipelines.triton_client import Triton
 from pipelines.triton_repository import Repository
-from servicekit.settings import checkout_root
 
 from pipelines import canary
 
@@ -23,17 +21,9 @@ pytestmark = pytest.mark.real
 MakeBundle = Callable[[Path, str, int], Bundle]
 
 
-@pytest.fixture(scope="module")
-def log(kafka: str) -> str:
-    """Kafka with the topic `decisions`."""
-    create_topics(kafka, declared_topics(checkout_root() / "infra" / "kafka" / "topics.yaml", ["films"]))
-    return kafka
-
-
 @pytest.fixture
-def to(triton: str, log: str, triton_repository: Path) -> dict[str, Any]:
+def to(triton: str, log: str, repository: Repository) -> dict[str, Any]:
     """Where it is deployed."""
-    repository = Repository(triton_repository, checkout_root() / "infra" / "triton")
     return {"kafka": log, "triton": triton, "repository": repository}
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from bundle import Bundle
-from local_stack.topics import create_topics, declared_topics
 from pipelines.decisions import serving_state
 from pipelines.deploy import deploy, rollback
 from pipelines.errors import DeployError, UnavailableError
@@ -19,19 +18,6 @@ from servicekit.settings import checkout_root
 pytestmark = pytest.mark.real
 
 MakeBundle = Callable[[Path, str, int], Bundle]
-
-
-@pytest.fixture(scope="module")
-def log(kafka: str) -> str:
-    """Kafka with the topic `decisions`."""
-    create_topics(kafka, declared_topics(checkout_root() / "infra" / "kafka" / "topics.yaml", ["films"]))
-    return kafka
-
-
-@pytest.fixture
-def repository(triton_repository: Path) -> Repository:
-    """Where the running Triton looks."""
-    return Repository(triton_repository, checkout_root() / "infra" / "triton")
 
 
 @pytest.fixture

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from bundle import Bundle, Golden, Manifest, OnnxScorer, TrainingWindow, load_bundle, write_bundle
+from bundle import Bundle
 from local_stack.topics import create_topics, declared_topics
-from onnx import TensorProto, helper, numpy_helper
+from pipelines.bench.planted import linear_bundle
 from pipelines.decisions import serving_state
 from pipelines.deploy import deploy, rollback
 from pipelines.triton_client import Triton, triton_scores
@@ -20,35 +19,16 @@ NAME = "widths"
 
 
 def make_bundle(folder: Path, version: int, columns: int) -> Bundle:
-    """score = the sum of all columns."""
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["features", "w"], ["score"])],
-        "sum",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, columns])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
-        [numpy_helper.from_array(np.ones((columns, 1), np.float32), "w")],
-    )
-    path = folder / f"{version}.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-    features = np.random.default_rng(version).normal(size=(40, columns)).astype(np.float32)
-    scores = OnnxScorer(path).score(features, np.empty((40, 0), np.int64))
-    Golden(features, np.empty((40, 0), np.int64), scores, scores).save(folder / "golden.npz")
-    manifest = Manifest(
-        name=NAME, version=version, usecase=NAME, revision=1, layout_hash=1,
-        feature_names=tuple(f"c{n}" for n in range(columns)), window=TrainingWindow(from_us=0, to_us=1),
-        commit="unknown", seeds=(0,), dataset="none", data_hash="00", metrics={}, parity={}, created_us=1,
-    )  # fmt: skip
+    """A linear model of so many columns."""
     target = folder / "bundles" / NAME / str(version)
-    write_bundle(target, manifest, {"model.onnx": path, "fallback.onnx": path, "golden.npz": folder / "golden.npz"})
-    return load_bundle(target)
+    return linear_bundle(target, [f"c{n}" for n in range(columns)], np.full(columns, 0.1 * version))
 
 
 def test_other_inputs_are_served_beside_and_returned_from(
-    triton: str, kafka: str, triton_repository: Path, tmp_path: Path
+    triton: str, kafka: str, repository: Repository, tmp_path: Path
 ) -> None:
     """Both versions score under the names that the state says; the third deploy takes the place of the second."""
     create_topics(kafka, declared_topics(checkout_root() / "infra" / "kafka" / "topics.yaml", [NAME]))
-    repository = Repository(triton_repository, checkout_root() / "infra" / "triton")
     first, wider, widest = (make_bundle(tmp_path, version, columns) for version, columns in ((1, 2), (2, 3), (3, 4)))
 
     def scores_of(bundle: Bundle, name: str) -> None:

@@ -3,7 +3,7 @@
 import shutil
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from bundle import load_bundle
-from definitions.layout import Layout, layout_of
+from definitions.layout import layout_of
 from definitions.usecase import load_usecase
 from local_stack.harness import NativeStack
 from millrace.client import Entity, EventClient, RankingClient
 from millrace.decisions.v1 import decisions_pb2 as pb
 from pipelines.bench.open_loop import Answer, OpenLoop, Question, failures
-from pipelines.bench.planted import planted_templates, spoil
+from pipelines.bench.planted import planted_templates, small_bundle, spoil
 from pipelines.bench.swap import another
 from pipelines.deploy import deploy, rollback
 from pipelines.errors import DeployError
@@ -103,12 +103,12 @@ class Life:
 
 
 @pytest.fixture(scope="module")
-def life(stack: NativeStack, small_bundle: Callable[[Path, Layout, int], None]) -> Life:
+def life(stack: NativeStack) -> Life:
     """Version one is pinned and answers. The wrapper in Triton can be told to go bad."""
     first = int(time.time())
     templates = planted_templates(ROOT / "infra" / "triton", stack.home / "planted-templates")
     life = Life(stack, Repository(stack.home / "models", templates), first)
-    small_bundle(life.folder(first), layout_of(load_usecase(ROOT / "usecases/movies.yaml")), first)
+    small_bundle(life.folder(first), layout_of(load_usecase(ROOT / "usecases/movies.yaml")))
     with EventClient(stack.address("collector"), timeout_s=WITHIN_S) as client:
         client.put_items("movies", [Entity(id=int(item), attributes={"genre": [1], "year": 1999}) for item in ITEMS])
     deploy(life.folder(first), **life.to)

@@ -5,16 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from bundle import Golden, Manifest, OnnxScorer, TrainingWindow, write_bundle
-from definitions.kept_usecase import FILE, to_json
 from definitions.layout import layout_of
 from definitions.usecase import load_usecase
 from local_stack.harness import NativeStack, free_offset
 from millrace.client import Entity, Event, EventClient, MillraceError, RankingClient
-from onnx import TensorProto, helper, numpy_helper
+from pipelines.bench.planted import small_bundle
 
 pytestmark = pytest.mark.real
 
@@ -104,30 +100,8 @@ def publish(stack: NativeStack) -> None:
 
 
 def write_version(stack: NativeStack, path: Path, version: int, *, revision: int) -> None:
-    """A bundle of the file as it is now, as training writes it; its model adds all columns up."""
-    layout = layout_of(load_usecase(path), revision)
-    columns, parts = len(layout.feature_names), path.parent / f"version-{version}"
-    parts.mkdir()
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["features", "w"], ["score"])],
-        "sum",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, columns])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
-        [numpy_helper.from_array(np.ones((columns, 1), np.float32), "w")],
-    )
-    model = parts / "model.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), model)
-    features, none = np.ones((8, columns), np.float32), np.empty((8, 0), np.int64)
-    scores = OnnxScorer(model).score(features, none)
-    Golden(features, none, scores, scores).save(parts / "golden.npz")
-    (parts / FILE).write_bytes(to_json(layout.usecase))
-    manifest = Manifest(
-        name="shop", version=version, usecase="shop", revision=revision, layout_hash=layout.layout_hash,
-        feature_names=layout.feature_names, window=TrainingWindow(from_us=0, to_us=1), commit="unknown", seeds=(0,),
-        dataset="none", data_hash="00", metrics={}, parity={}, created_us=1,
-    )  # fmt: skip
-    files = {"model.onnx": model, "fallback.onnx": model, "golden.npz": parts / "golden.npz", FILE: parts / FILE}
-    write_bundle(stack.home / "bundles" / "shop" / str(version), manifest, files)
+    """A bundle of the file as it is now, as training writes it."""
+    small_bundle(stack.home / "bundles" / "shop" / str(version), layout_of(load_usecase(path), revision))
 
 
 def test_a_feature_is_added_without_a_failed_request(shop: tuple[NativeStack, Path]) -> None:

@@ -4,28 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from bundle import Bundle, Golden, Manifest, OnnxScorer, TrainingWindow, load_bundle, write_bundle
-from onnx import TensorProto, helper, numpy_helper
+from bundle import Bundle, load_bundle
+from definitions.serving_state import without
+from millrace.decisions.v1 import decisions_pb2 as pb
+from pipelines.bench.planted import linear_bundle
+from pipelines.deploy import pin_of
 from pipelines.errors import RegistryError
 from pipelines.registry import CHALLENGER, CHAMPION, champion_version, crown, register
 
 pytestmark = pytest.mark.real  # MLflow makes its database in seconds
 
 Write = Callable[[int], Bundle]
-
-
-def _graph(path: Path, weights: np.ndarray) -> Path:
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["features", "w"], ["score"])],
-        "linear",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, len(weights)])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
-        [numpy_helper.from_array(weights.astype(np.float32)[:, None], "w")],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-    return path
+NAMES = tuple(f"f{i}" for i in range(300))
 
 
 @pytest.fixture(scope="module")
@@ -36,26 +27,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def write(folder: Path) -> Write:
-    """Writes version v of a model whose weights are all v, once."""
+    """Writes version v of a model whose weights are all v percent, once."""
 
     def written(version: int) -> Bundle:
         target = folder / "bundles" / "tiny" / str(version)
-        if target.exists():
-            return load_bundle(target)
-        features = np.random.default_rng(version).normal(size=(4, 300)).astype(np.float32)
-        model = _graph(folder / "model.onnx", np.full(300, version))
-        scores = OnnxScorer(model).score(features)
-        Golden(features, np.empty((4, 0), np.int64), scores, scores).save(folder / "golden.npz")
-        manifest = Manifest(
-            name="tiny", version=version, usecase="tiny", revision=1, layout_hash=1,
-            feature_names=tuple(f"f{i}" for i in range(300)), window=TrainingWindow(from_us=0, to_us=1),
-            commit="unknown", seeds=(0,), dataset="none", data_hash="00", metrics={"lr": {"auc": 0.5}}, parity={},
-            created_us=1,
-        )  # fmt: skip
-        write_bundle(
-            target, manifest, {"model.onnx": model, "fallback.onnx": model, "golden.npz": folder / "golden.npz"}
-        )
-        return load_bundle(target)
+        return load_bundle(target) if target.exists() else linear_bundle(target, NAMES, np.full(300, version * 0.01))
 
     return written
 

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from bundle import Bundle, Golden, Manifest, OnnxScorer, TrainingWindow, load_bundle, write_bundle
+from definitions.kept_usecase import FILE, to_json
 from definitions.layout import Layout
 from onnx import TensorProto, helper, numpy_helper
 
@@ -102,24 +103,44 @@ def with_fragile_fallback(bundle: Bundle, folder: Path, column: str) -> None:
 
 def small_bundle(folder: Path, layout: Layout) -> Bundle:
     """Write a small honest bundle as `folder`, which names model and version: two linear graphs over all columns."""
-    columns = len(layout.feature_names)
     draw = np.random.default_rng(0)
-    features = draw.normal(size=(8, columns)).astype(np.float32)
-    none = np.empty((8, 0), np.int64)
+    weights = [draw.normal(size=len(layout.feature_names)) * 0.01 for _ in range(2)]
+    return linear_bundle(folder, layout.feature_names, *weights, layout=layout)
+
+
+def linear_bundle(
+    folder: Path,
+    feature_names: Sequence[str],
+    weights: npt.NDArray[np.float64],
+    fallback: npt.NDArray[np.float64] | None = None,
+    *,
+    layout: Layout | None = None,
+) -> Bundle:
+    """Write a bundle as `folder`, which names model and version, whose score is sigmoid(features @ weights).
+
+    Args:
+        folder: `<bundles>/<name>/<version>`, not there yet.
+        feature_names: n of them, in order.
+        weights: float (n,), of the model.
+        fallback: the same of the fallback; by default the model's.
+        layout: the bundle is of it, and keeps its use case as training does; without, of a use case of the model's
+            name, whose layout nobody asks about.
+    """
+    draw, none = np.random.default_rng(0), np.empty((8, 0), np.int64)
+    features = draw.normal(size=(8, len(feature_names))).astype(np.float32)
     with tempfile.TemporaryDirectory(prefix="millrace-planted-") as made:
         aside = Path(made)
-        model, fallback = (
-            _linear(aside / name, draw.normal(size=columns) * 0.01) for name in ("model.onnx", "fallback.onnx")
-        )
-        scores, other = (OnnxScorer(path).score(features) for path in (model, fallback))
-        Golden(features, none, scores, other).save(aside / "golden.npz")
+        model = _linear(aside / "model.onnx", weights)
+        other = _linear(aside / "fallback.onnx", weights if fallback is None else fallback)
+        scores, other_scores = (OnnxScorer(path).score(features) for path in (model, other))
+        Golden(features, none, scores, other_scores).save(aside / "golden.npz")
         manifest = Manifest(
             name=folder.parent.name,
             version=int(folder.name),
-            usecase=layout.usecase.name,
-            revision=layout.revision,
-            layout_hash=layout.layout_hash,
-            feature_names=layout.feature_names,
+            usecase=folder.parent.name if layout is None else layout.usecase.name,
+            revision=1 if layout is None else layout.revision,
+            layout_hash=1 if layout is None else layout.layout_hash,
+            feature_names=tuple(feature_names),
             window=TrainingWindow(from_us=0, to_us=1),
             commit="unknown",
             seeds=(0,),
@@ -129,13 +150,15 @@ def small_bundle(folder: Path, layout: Layout) -> Bundle:
             parity={},
             created_us=1,
         )
-        names = ("model.onnx", "fallback.onnx", "golden.npz")
+        names = ["model.onnx", "fallback.onnx", "golden.npz"]
+        if layout is not None:
+            (aside / FILE).write_bytes(to_json(layout.usecase))
+            names.append(FILE)
         write_bundle(folder, manifest, {name: aside / name for name in names})
     return load_bundle(folder)
 
 
 def _linear(path: Path, weights: npt.NDArray[np.float64]) -> Path:
-    """score = sigmoid(features @ weights)."""
     graph = helper.make_graph(
         [
             helper.make_node("MatMul", ["features", "w"], ["logit"]),

@@ -1,11 +1,13 @@
 """A small world for the core: real definitions and snapshot, fakes of ours for what would be a network away."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import numpy as np
 import pytest
 from bundle import IntInputs
@@ -30,7 +32,12 @@ from gateway.model import ActiveModel, Choice, Partner
 from gateway.query import Query, Ranking, Shown
 from gateway.ranking import Clock, Ranker
 from gateway.rows import Rows
+from gateway.servicer import SERVICE, RankingServicer
 from millrace.events.v1 import events_pb2 as pb
+from millrace.ranking.v1 import ranking_pb2_grpc
+from servicekit.grpc_server import GrpcServer
+from servicekit.kit import Kit, start
+from servicekit.settings import ProcessSettings
 
 NOW_US = 1_700_000_000_000_000
 USER, STRANGER = 7, 8
@@ -311,3 +318,28 @@ def make_world(usecase: UseCase) -> Callable[..., World]:
 @pytest.fixture
 def world(make_world: Callable[..., World]) -> World:
     return make_world()
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Iterator[Kit]:
+    with start("gateway", ProcessSettings(home=tmp_path, metrics_port=0), signals=False) as started:
+        yield started
+
+
+@pytest.fixture
+def serving(kit: Kit) -> Callable[[RankingServicer], AbstractAsyncContextManager[grpc.aio.Channel]]:
+    """`async with serving(servicer) as channel`: over a real socket."""
+
+    @asynccontextmanager
+    async def served(servicer: RankingServicer) -> AsyncIterator[grpc.aio.Channel]:
+        def register(server: grpc.aio.Server) -> list[str]:
+            ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
+            return [SERVICE]
+
+        server = GrpcServer(kit, register, 0, routing_wait_s=0.0)
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as opened:
+            yield opened
+        await server.drain(1.0)
+
+    return served

@@ -19,13 +19,11 @@ from gateway.errors import DeadlineTooShort, InvalidRequest, NotRemembered, Over
 from gateway.explaining import MAX_WAITING, Asked, Explained, Explaining, Recent, kinds_of
 from gateway.metrics import Metrics
 from gateway.query import Query
-from gateway.servicer import SERVICE, RankingServicer
+from gateway.servicer import RankingServicer
 from millrace.ranking.v1 import ranking_pb2 as pb
 from millrace.ranking.v1 import ranking_pb2_grpc
 from onnx import TensorProto, helper, numpy_helper
-from servicekit.grpc_server import GrpcServer
-from servicekit.kit import start
-from servicekit.settings import ProcessSettings
+from servicekit.kit import Kit
 
 USER = 7
 SECOND_US = 1_000_000
@@ -203,24 +201,15 @@ def test_a_short_budget_takes_fewer_permutations(bundle: Bundle) -> None:
 
 
 @pytest.fixture
-async def stub(stand: Stand, tmp_path: Path) -> AsyncIterator[Any]:
-    with start("gateway", ProcessSettings(home=tmp_path, metrics_port=0), signals=False) as kit:
-        servicer = RankingServicer(
-            {"tiny": stand.world.ranker()},
-            ceiling_s=0.3,
-            metrics=Metrics(kit.registry),
-            explaining={"tiny": stand.explaining},
-        )
-
-        def register(server: grpc.aio.Server) -> list[str]:
-            ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
-            return [SERVICE]
-
-        server = GrpcServer(kit, register, 0, routing_wait_s=0.0)
-        await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as opened:
-            yield ranking_pb2_grpc.RankingServiceStub(opened)
-        await server.drain(1.0)
+async def stub(stand: Stand, kit: Kit, serving: Any) -> AsyncIterator[Any]:
+    servicer = RankingServicer(
+        {"tiny": stand.world.ranker()},
+        ceiling_s=0.3,
+        metrics=Metrics(kit.registry),
+        explaining={"tiny": stand.explaining},
+    )
+    async with serving(servicer) as opened:
+        yield ranking_pb2_grpc.RankingServiceStub(opened)
 
 
 async def test_the_message_has_all_that_the_contract_promises(stub: Any) -> None:

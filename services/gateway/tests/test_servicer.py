@@ -1,7 +1,6 @@
 """The servicer over a real socket: what callers send, what they get, and which status an error has."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,32 +12,16 @@ from gateway.servicer import SERVICE, STATUS, RankingServicer
 from millrace.events.v1 import events_pb2
 from millrace.ranking.v1 import ranking_pb2 as pb
 from millrace.ranking.v1 import ranking_pb2_grpc
-from servicekit.grpc_server import GrpcServer
-from servicekit.kit import Kit, start
-from servicekit.settings import ProcessSettings
+from servicekit.kit import Kit
 
 CEILING_S = 0.3
 
 
 @pytest.fixture
-def kit(tmp_path: Path) -> Any:
-    with start("gateway", ProcessSettings(home=tmp_path, metrics_port=0), signals=False) as started:
-        yield started
-
-
-@pytest.fixture
-async def channel(kit: Kit, world: Any) -> AsyncIterator[grpc.aio.Channel]:
+async def channel(kit: Kit, world: Any, serving: Any) -> AsyncIterator[grpc.aio.Channel]:
     servicer = RankingServicer({"tiny": world.ranker()}, ceiling_s=CEILING_S, metrics=Metrics(kit.registry))
-
-    def register(server: grpc.aio.Server) -> list[str]:
-        ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
-        return [SERVICE]
-
-    server = GrpcServer(kit, register, 0, routing_wait_s=0.0)
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as opened:
+    async with serving(servicer) as opened:
         yield opened
-    await server.drain(1.0)
 
 
 @pytest.fixture
