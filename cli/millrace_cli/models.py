@@ -227,6 +227,7 @@ def deploy_bundle(
         guardrails=guardrails,
         trust=trusted(settings),
         promoted_only=settings.env == "production",
+        mlflow=settings.mlflow,
         progress=bars,
     )
 

@@ -13,7 +13,7 @@ from pipelines import decisions
 from pipelines.errors import DeployError
 from pipelines.placing import Clock, Placed, let_go, open_bundle, place
 from pipelines.progress import SILENT, Progress
-from pipelines.registry import crown
+from pipelines.registry import follow, mirror
 from pipelines.triton_repository import Repository
 
 Edit = Callable[[pb.ServingState, pb.ModelPin], pb.ServingState]
@@ -50,6 +50,7 @@ def deploy(
     digest: str | None = None,
     trust: Trust | None = None,
     promoted_only: bool = False,
+    mlflow: Path | None = None,
     actor: str = "millrace deploy",
     reason: str = "",
     progress: Progress = SILENT,
@@ -66,6 +67,7 @@ def deploy(
         digest: the bundle's, if the caller knows it.
         trust: whose signatures count; None looks at none.
         promoted_only: refuse what is not the champion (production).
+        mlflow: folder of the registry, whose alias `champion` follows the decisions; None leaves it alone.
         actor, reason: for the audit.
         progress: is told each step.
 
@@ -92,6 +94,7 @@ def deploy(
         digest=digest,
         trust=trust,
         promoted_only=promoted_only,
+        mlflow=mlflow,
         actor=actor,
         reason=reason
         or (
@@ -114,13 +117,14 @@ def bring(
     digest: str | None = None,
     trust: Trust | None = None,
     promoted_only: bool = False,
+    mlflow: Path | None = None,
     progress: Progress = SILENT,
 ) -> DeployResult:
     """Have a bundle in Triton beside all that serves, and announce the state that `edit` makes with its pin.
 
     Args:
-        edit: the former state and the bundle's pin to the state after; asked twice, the second time with the state of
-            that moment.
+        edit: the former state and the bundle's pin to the state after; asked again with the state of the moment in
+            which it is announced.
         the others: as in `deploy`.
 
     Raises:
@@ -149,6 +153,8 @@ def bring(
     )
     if triton is not None and repository is not None:
         let_go(manifest.name, loaded_pins(after), triton, repository)
+    if mlflow is not None:
+        mirror(mlflow, folder.parent.parent, after, progress)
     return result_of(manifest.usecase, after, placed, clock)
 
 
@@ -202,10 +208,9 @@ def rollback(
         return back
 
     after = decisions.change(kafka, usecase, pb.DECISION_KIND_ROLLBACK, edit, reason=why, actor=actor)
-    dethroned = state.HasField("champion") and state.champion.digest == state.pin.digest
-    if dethroned and mlflow is not None:
+    if after.HasField("champion") and mlflow is not None:
         clock.stage("tell the registry")
-        crown(mlflow, bundle)
+        follow(mlflow, bundles, after.champion)
     return result_of(usecase, after, placed, clock)
 
 

@@ -1,8 +1,8 @@
 """MLflow: one run a training, one registered version a bundle.
 
-Alias `challenger` names what was trained last, `champion` what the gate promoted last and no rollback has taken back.
-Serving never reads it; it reads bundles. Bundles are logged as files and never by `mlflow.onnx`, whose second
-`log_model` of a process keeps no weights.
+Alias `challenger` names what was trained last, `champion` what the newest decision says is champion: a mirror, which
+`follow` mends where a gateway took a champion back by itself. Serving never reads it; it reads bundles. Bundles are
+logged as files and never by `mlflow.onnx`, whose second `log_model` of a process keeps no weights.
 """
 
 import logging
@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from bundle import Bundle, BundleError, load_bundle
+from millrace.decisions.v1 import decisions_pb2 as pb
 
 from pipelines.errors import RegistryError
+from pipelines.progress import Progress
 from pipelines.settings import quiet_mlflow
 
 if TYPE_CHECKING:
@@ -63,20 +65,41 @@ def crown(folder: Path, bundle: Bundle) -> Registered:
 
     Args:
         folder: of MLflow's database and artifacts.
-        bundle: what was promoted, or what a rollback returned to.
+        bundle: what a decision says is champion.
 
     Raises:
         RegistryError: MLflow does not know the bundle, failed, or gave back something else.
     """
     with _opened(folder) as client:
-        name = bundle.manifest.name
-        known = [each for each in client.search_model_versions(f"name = '{name}'") if _digest(each) == bundle.digest]
-        if not known:
-            raise RegistryError(
-                f"MLflow in {folder} has no version of {name} with digest {bundle.digest[:12]}: it was trained "
-                "elsewhere; train it here, or move its registry here"
-            )
-        return _point(client, folder, CHAMPION, max(known, key=lambda each: int(each.version)), bundle)
+        return _point(client, folder, CHAMPION, _registered(client, folder, bundle), bundle)
+
+
+def check_registered(folder: Path, bundle: Bundle) -> None:
+    """Asked before it is decided that it be champion. RegistryError where MLflow does not know this very bundle."""
+    with _opened(folder) as client:
+        _registered(client, folder, bundle)
+
+
+def follow(folder: Path, bundles: Path, champion: pb.ModelPin) -> None:
+    """Have the alias name what the newest decision says is champion.
+
+    Args:
+        folder: of MLflow's database and artifacts.
+        bundles: folder of all bundles.
+        champion: of the serving state.
+
+    Raises:
+        RegistryError: the bundle is not there any more, or as in `crown`.
+    """
+    with _opened(folder) as client:
+        version = _champion(client, champion.name)
+        if version is not None and _digest(version) == champion.digest:
+            return
+    try:
+        bundle = load_bundle(bundles / champion.name / str(champion.version), digest=champion.digest)
+    except BundleError as exc:
+        raise RegistryError(f"alias {CHAMPION} of {champion.name} cannot follow the decision: {exc}") from exc
+    crown(folder, bundle)
 
 
 def champion_version(folder: Path, name: str) -> int | None:
@@ -88,11 +111,18 @@ def champion_version(folder: Path, name: str) -> int | None:
     if not (folder / "mlflow.db").exists():
         return None
     with _opened(folder) as client:
-        if not client.search_registered_models(f"name = '{name}'"):
-            return None
-        if CHAMPION not in client.get_registered_model(name).aliases:
-            return None
-        return int(client.get_model_version_by_alias(name, CHAMPION).tags["bundle_version"])
+        version = _champion(client, name)
+        return None if version is None else int(version.tags["bundle_version"])
+
+
+def mirror(folder: Path, bundles: Path, state: pb.ServingState, progress: Progress) -> None:
+    """`follow` where the state has a champion. Told, not raised: what is decided does not depend on the registry."""
+    if not state.HasField("champion"):
+        return
+    try:
+        follow(folder, bundles, state.champion)
+    except RegistryError as exc:
+        progress.note(f"the registry could not be told who is champion: {exc}")
 
 
 @contextmanager
@@ -113,6 +143,27 @@ def _opened(folder: Path) -> Iterator["MlflowClient"]:
             yield MlflowClient(tracking_uri=uri, registry_uri=uri)
         except MlflowException as exc:
             raise RegistryError(f"MLflow in {folder}: {exc.message}; move the folder aside and train again") from exc
+
+
+def _champion(client: "MlflowClient", name: str) -> "ModelVersion | None":
+    """What alias `champion` of the model names; None where there is no such model or alias."""
+    if not client.search_registered_models(f"name = '{name}'"):
+        return None
+    if CHAMPION not in client.get_registered_model(name).aliases:
+        return None
+    return client.get_model_version_by_alias(name, CHAMPION)
+
+
+def _registered(client: "MlflowClient", folder: Path, bundle: Bundle) -> "ModelVersion":
+    """The newest version that is this very bundle; RegistryError if there is none."""
+    name = bundle.manifest.name
+    known = [each for each in client.search_model_versions(f"name = '{name}'") if _digest(each) == bundle.digest]
+    if not known:
+        raise RegistryError(
+            f"MLflow in {folder} has no version of {name} with digest {bundle.digest[:12]}: it was trained "
+            "elsewhere; train it here, or move its registry here"
+        )
+    return max(known, key=lambda each: int(each.version))
 
 
 def _register(client: "MlflowClient", folder: Path, bundle: Bundle, parameters: Mapping[str, object]) -> "ModelVersion":

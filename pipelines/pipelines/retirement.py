@@ -14,14 +14,24 @@ def give_up(usecase: str, revision: int, *, kafka: str, actor: str = "millrace r
         UnavailableError: Kafka does not answer.
     """
     state = decisions.serving_state(kafka, usecase)
+    _check(usecase, revision, state)
+    if not state.HasField("previous") or state.previous.revision != revision:
+        return None
+    given_up = state.previous
+
+    def edit(now: pb.ServingState) -> pb.ServingState:
+        _check(usecase, revision, now)
+        if now.HasField("previous") and now.previous.revision == revision:
+            now.ClearField("previous")
+        return now
+
+    reason = f"revision {revision} retires: no rollback to version {given_up.version} any more"
+    decisions.change(kafka, usecase, pb.DECISION_KIND_DEPLOY, edit, reason=reason, actor=actor)
+    return int(given_up.version)
+
+
+def _check(usecase: str, revision: int, state: pb.ServingState) -> None:
     if state.HasField("pin") and state.pin.revision == revision:
         raise DeployError(
             f"{usecase}: version {state.pin.version} serves and reads revision {revision}; deploy another one"
         )
-    if not state.HasField("previous") or state.previous.revision != revision:
-        return None
-    given_up = int(state.previous.version)
-    state.ClearField("previous")
-    reason = f"revision {revision} retires: no rollback to version {given_up} any more"
-    decisions.publish(kafka, usecase, pb.DECISION_KIND_DEPLOY, state, reason=reason, actor=actor)
-    return given_up

@@ -8,7 +8,7 @@ import pytest
 from bundle import Bundle
 from definitions.serving_state import same
 from millrace.decisions.v1 import decisions_pb2 as pb
-from pipelines.decisions import newest, serving_state
+from pipelines.decisions import change, newest, serving_state
 from pipelines.deploy import deploy, rollback
 from pipelines.errors import DeployError
 from pipelines.triton_client import Triton
@@ -117,12 +117,12 @@ def test_two_who_decide_at_once_keep_what_the_other_decided(
     deploy(make_bundle(tmp_path, name, 1).folder, **to)
     load = Triton.load
 
-    def slow(self: Triton, served_as: str) -> None:
-        state = serving_state(log, name)
+    def rules_changed(state: pb.ServingState) -> pb.ServingState:
         state.rules_version = 7
-        from pipelines.decisions import publish
+        return state
 
-        publish(log, name, pb.DECISION_KIND_RULES, state, reason="rules", actor="somebody")
+    def slow(self: Triton, served_as: str) -> None:
+        change(log, name, pb.DECISION_KIND_RULES, rules_changed, reason="rules", actor="somebody")
         load(self, served_as)
 
     monkeypatch.setattr(Triton, "load", slow)

@@ -76,8 +76,9 @@ def version(stack: NativeStack, tmp_path_factory: pytest.TempPathFactory) -> Pat
     repository = Repository(stack.home / "models", planted_templates(TEMPLATES, aside / "templates"))
     deploy(bundles / str(number), kafka=kafka, triton=f"127.0.0.1:{stack.ports.triton_grpc}", repository=repository)
     pin = decisions.serving_state(kafka, "movies").pin
-    decisions.publish(
-        kafka, "movies", pb.DECISION_KIND_DEPLOY, pb.ServingState(pin=pin), reason="nothing to return to", actor="test"
+    alone = pb.ServingState(pin=pin)
+    decisions.change(
+        kafka, "movies", pb.DECISION_KIND_DEPLOY, lambda _: alone, reason="nothing to return to", actor="test"
     )
     with OpenLoop([stack.address("gateway")], "movies", questions(), rate=RATE) as loop:
         assert loop.wait_for(lambda each: each.version == number, since=0, count=25, within_s=60) is not None

@@ -180,14 +180,14 @@ def test_corrupt_versions_are_refused_and_the_old_one_serves(life: Life) -> None
         after = pb.ServingState()
         after.CopyFrom(before)
         after.pin.version, after.pin.digest = version, digest
-        publish = {"reason": "past deploy", "actor": "test"}
-        decisions.publish(life.kafka, "movies", pb.DECISION_KIND_DEPLOY, after, **publish)
+        said = {"reason": "past deploy", "actor": "test"}
+        decisions.change(life.kafka, "movies", pb.DECISION_KIND_DEPLOY, lambda _: after, **said)
         gives_up = time.monotonic() + WITHIN_S
         while life.counted("gateway_bundles_total", outcome="refused") == refused and time.monotonic() < gives_up:
             time.sleep(0.05)
         assert refused + 1 == life.counted("gateway_bundles_total", outcome="refused")
         answered_by(loop, serves, time.monotonic())
-        decisions.publish(life.kafka, "movies", pb.DECISION_KIND_DEPLOY, before, **publish)
+        decisions.change(life.kafka, "movies", pb.DECISION_KIND_DEPLOY, lambda _: before, **said)
         answers = loop.answers
     assert ({}, {serves}) == (failures(answers), {answer.version for answer in answers})
     shutil.rmtree(life.folder(version))

@@ -368,8 +368,8 @@ def await_rung(loop: Loop, rung: str, ends: float) -> None:
 
 def decide(loop: Loop, state: decisions_pb2.ServingState) -> None:
     """Announce a serving state, as an operator's tool would."""
-    decisions.publish(
-        loop.kafka, "loop", decisions_pb2.DECISION_KIND_DEPLOY, state, reason="a test unpins", actor="test_loop"
+    decisions.change(
+        loop.kafka, "loop", decisions_pb2.DECISION_KIND_DEPLOY, lambda _: state, reason="a test unpins", actor="test"
     )
 
 

@@ -11,12 +11,13 @@ from millrace.decisions.v1 import decisions_pb2 as pb
 from pipelines.bench.planted import linear_bundle
 from pipelines.deploy import pin_of
 from pipelines.errors import RegistryError
-from pipelines.registry import CHALLENGER, CHAMPION, champion_version, crown, register
+from pipelines.progress import Silent
+from pipelines.registry import CHALLENGER, CHAMPION, champion_version, crown, mirror, register
 
 pytestmark = pytest.mark.real  # MLflow makes its database in seconds
 
-Write = Callable[[int], Bundle]
 NAMES = tuple(f"f{i}" for i in range(300))
+Write = Callable[[int], Bundle]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,42 @@ def test_promotion_and_rollback_move_the_champion(folder: Path, write: Write) ->
     assert 2 == champion_version(folder, "tiny")
     crown(folder, write(1))
     assert 1 == champion_version(folder, "tiny")
+
+
+class Notes(Silent):
+    """What the user was told."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def test_the_alias_follows_a_rollback_that_no_command_made(folder: Path, write: Write) -> None:
+    """A gateway takes the champion back by a decision; the next command has the alias name what people get."""
+    notes = Notes()
+    for version in (1, 2):
+        register(folder, write(version), {})
+    crown(folder, write(2))
+    serves = pb.ServingState(pin=pin_of(write(2)), previous=pin_of(write(1)), champion=pin_of(write(2)))
+    found = without(serves, serves.pin)
+    assert found is not None
+    for state, champion in ((pb.ServingState(), 2), (serves, 2), (found[0], 1), (found[0], 1)):
+        mirror(folder, folder / "bundles", state, notes)
+        assert champion == champion_version(folder, "tiny")
+    assert [] == notes.texts
+
+
+def test_a_champion_whose_bundle_is_gone_leaves_the_alias(folder: Path, write: Write) -> None:
+    """It is said, and stops nobody: what serves does not depend on the registry."""
+    notes = Notes()
+    register(folder, write(1), {})
+    crown(folder, write(1))
+    gone = pb.ServingState(champion=pb.ModelPin(name="tiny", version=8, digest="8"))
+    mirror(folder, folder / "bundles", gone, notes)
+    assert 1 == champion_version(folder, "tiny")
+    assert "the registry could not be told who is champion" in notes.texts[0]
 
 
 def test_what_nobody_registered_is_no_champion(folder: Path, write: Write) -> None:

@@ -23,16 +23,20 @@ def test_each_use_case_has_its_topics_and_shares_two() -> None:
 
 
 def test_the_policies_are_those_of_the_contract() -> None:
-    """Days, compaction, the broker's clock, and room for a dead letter that carries a whole record."""
+    """Days, compaction, the broker's clock, and room for a dead letter that carries a whole record.
+
+    What was decided is never removed: the cleaner could keep the one of two decisions that does not hold.
+    """
     topics = {topic.name: topic for topic in declared_topics(TOPICS, ["m"])}
     day_ms = 24 * 3600 * 1000
 
     assert {topic.settings["message.timestamp.type"] for topic in topics.values()} == {"LogAppendTime"}
     compacted = {name for name, topic in topics.items() if topic.settings["cleanup.policy"] == "compact"}
-    assert compacted == {"m.items", "m.users", "m.item-features", "decisions"}
+    assert compacted == {"m.items", "m.users", "m.item-features"}
     kept = {name: topics[name].settings["retention.ms"] for name in sorted(topics.keys() - compacted)}
     assert kept == {
         "dead-letters": str(28 * day_ms),
+        "decisions": "-1",
         "m.impressions": str(3 * day_ms),
         "m.interactions": str(28 * day_ms),
     }

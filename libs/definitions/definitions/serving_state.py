@@ -126,7 +126,8 @@ def with_canary(
     """`pin` serves `percent` of users: a new canary, or the present one widened or narrowed.
 
     Raises:
-        StateError: nothing is pinned, it is the pin itself, another canary is under way, or no such percentage.
+        StateError: nothing is pinned, it is the pin itself, another canary or an experiment on versions is under way,
+            or no such percentage.
     """
     if not state.HasField("pin"):
         raise StateError("a canary needs a version to be compared with: deploy this one to everybody")
@@ -136,6 +137,12 @@ def with_canary(
         raise StateError(
             f"a canary of version {state.canary.pin.version} is under way: finish it or take it back first "
             "(millrace canary finish, millrace canary stop)"
+        )
+    arms = [each.name for each in state.experiments if any(arm.HasField("pin") for arm in each.arms)]
+    if arms and not state.HasField("canary"):
+        raise StateError(
+            f"experiment {', '.join(arms)} compares versions, and the canary would be part of its control: let it end, "
+            f"or end it first (millrace experiment stop {arms[0]})"
         )
     if not 0 < percent < 100:
         raise StateError(f"{percent:g} % of users: more than 0 and less than 100; to all by millrace deploy")
@@ -157,7 +164,8 @@ def without(state: pb.ServingState, bad: pb.ModelPin) -> tuple[pb.ServingState, 
     """The state in which `bad` scores nothing any more, and that decision's kind; None where nothing can replace it.
 
     A canary or shadow of it ends, so does an experiment that has it; as the pin it gives way to the former version, to
-    which no rollback returns then.
+    which no rollback returns then. Where it was the champion, what serves after that is: in production a champion is
+    what may be deployed, and what a challenger is compared with.
     """
     after = _copy(state)
     kind: pb.DecisionKind | None = None
@@ -181,6 +189,8 @@ def without(state: pb.ServingState, bad: pb.ModelPin) -> tuple[pb.ServingState, 
         return back, pb.DECISION_KIND_ROLLBACK
     if after.HasField("previous") and same(after.previous, bad) and kind is not None:
         after.ClearField("previous")
+    if kind is not None and after.HasField("champion") and same(after.champion, bad):
+        after.champion.CopyFrom(after.pin)
     return (after, kind) if kind is not None else None
 
 

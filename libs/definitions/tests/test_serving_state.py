@@ -87,6 +87,18 @@ def test_a_rollback_and_back() -> None:
         rolled_back(state(1))
 
 
+def test_a_canary_and_an_experiment_on_versions_exclude_each_other() -> None:
+    """Some of the control's users would get the canary. Rules alone do not matter; one that is there may widen."""
+    before = state(1)
+    arm = before.experiments.add(name="model", layer="model").arms.add(name="b", share=0.5)
+    assert with_canary(before, pin(2), 5, 0).HasField("canary")
+    arm.pin.CopyFrom(pin(3))
+    with pytest.raises(StateError, match=r"experiment model compares versions.*millrace experiment stop model"):
+        with_canary(before, pin(2), 5, 0)
+    before.canary.pin.CopyFrom(pin(2))  # as an older release let it begin
+    assert 25 == with_canary(before, pin(2), 25, 0).canary.percent
+
+
 def test_a_bad_pin_gives_way_for_good() -> None:
     """No rollback returns to it; else two bad versions would take turns for ever."""
     found = without(state(2, previous=1, champion=2), pin(2))
@@ -107,8 +119,8 @@ def test_a_bad_pin_does_not_take_an_innocent_canary_along() -> None:
 
 
 def test_a_bad_canary_shadow_or_arm_ends() -> None:
-    """The pin is left alone."""
-    before = with_canary(state(1), pin(2), 5, 0)
+    """The pin is left alone; a champion that was found bad is what serves."""
+    before = with_canary(state(1, champion=2), pin(2), 5, 0)
     before.shadow.pin.CopyFrom(pin(3))
     arm = before.experiments.add(name="model", layer="model").arms.add(name="b", share=0.5)
     arm.pin.CopyFrom(pin(4))
@@ -119,7 +131,7 @@ def test_a_bad_canary_shadow_or_arm_ends() -> None:
         assert found is not None
         kinds.append(found[1])
         assert version not in {each.version for each in scoring_pins(found[0])}
-        assert 1 == found[0].pin.version
+        assert (1, 1 if version == 2 else 2) == (found[0].pin.version, found[0].champion.version)
     assert [pb.DECISION_KIND_CANARY, pb.DECISION_KIND_SHADOW, pb.DECISION_KIND_EXPERIMENT] == kinds
 
 

@@ -10,8 +10,10 @@ from servicekit.kafka import make_producer, translated
 WAIT_S: Final = 15.0
 
 
-def publish(bootstrap: str, decision: pb.Decision, *, wait_s: float = WAIT_S) -> None:
-    """Append it; it is acknowledged when this returns. Waits `wait_s` for a broker, and as long for its answer.
+def publish(bootstrap: str, decision: pb.Decision, *, wait_s: float = WAIT_S) -> int:
+    """Append it; its offset. Waits `wait_s` for a broker, and as long for its answer.
+
+    Whether it holds is for the readers to say: another decision may have come first (`definitions.decision_log`).
 
     Raises:
         LogError: Kafka did not take it.
@@ -20,6 +22,6 @@ def publish(bootstrap: str, decision: pb.Decision, *, wait_s: float = WAIT_S) ->
     try:
         with translated("publishing the decision"):
             key, value = decision.usecase.encode(), decision.SerializeToString()
-            producer.send(topics.DECISIONS, key=key, value=value).get(timeout=wait_s)
+            return int(producer.send(topics.DECISIONS, key=key, value=value).get(timeout=wait_s).offset)
     finally:
         producer.close()

@@ -145,17 +145,7 @@ class _Bench:
         # Past all checks of `deploy`, as if somebody had changed the file afterwards.
         state = decisions.serving_state(kafka, usecase)
         for pin in (_with_version(state.pin, serves + 1), state.pin):
-            after = pb.ServingState()
-            after.CopyFrom(state)
-            after.pin.CopyFrom(pin)
-            decisions.publish(
-                kafka,
-                usecase,
-                pb.DECISION_KIND_DEPLOY,
-                after,
-                reason="bench swap: corrupt",
-                actor="millrace bench swap",
-            )
+            self._announce(state, pin)
             time.sleep(_JUDGED_S)
         refused += all(answer.version == serves for answer in self._loop.between(since) if answer.code == "OK")
         shutil.rmtree(folder)
@@ -168,6 +158,13 @@ class _Bench:
         if any(answer.version != serves for answer in self._loop.between(since) if answer.code == "OK"):
             return 0
         return refused
+
+    def _announce(self, state: pb.ServingState, pin: pb.ModelPin) -> None:
+        after = pb.ServingState()
+        after.CopyFrom(state)
+        after.pin.CopyFrom(pin)
+        said = {"reason": "bench swap: corrupt", "actor": "millrace bench swap"}
+        decisions.change(self._to["kafka"], self._usecase, pb.DECISION_KIND_DEPLOY, lambda _: after, **said)
 
     def _refused(self, attempt: Callable[[], object]) -> bool:
         try:

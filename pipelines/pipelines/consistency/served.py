@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import polars as pl
 from bundle import bundle_layout, load_bundle
 from definitions.layout import Layout, layout_of
 from definitions.usecase import UseCase
 from millrace.decisions.v1 import decisions_pb2 as pb
 from stores.offline import Lake
 
-from pipelines.decisions import serving_state
+from pipelines.decisions import archived, serving_state
 
 
 def served_layout(usecase: UseCase, bundles: Path, *, kafka: str | None, lake: Lake) -> Layout:
@@ -34,7 +33,6 @@ def served_layout(usecase: UseCase, bundles: Path, *, kafka: str | None, lake: L
 
 
 def archived_state(lake: Lake, usecase: str) -> pb.ServingState:
-    """The serving state after the last archived decision; empty before the first."""
-    rows = lake.scan("decisions").filter(pl.col("usecase") == usecase).select("timestamp_us", "offset", "record")
-    newest = rows.sort("timestamp_us", "offset").tail(1).collect()
-    return pb.Decision.FromString(newest["record"][0]).state if newest.height else pb.ServingState()
+    """The serving state after the last archived decision that held; empty before the first."""
+    decisions = archived(lake, usecase)
+    return decisions[-1].state if decisions else pb.ServingState()

@@ -12,6 +12,7 @@ from definitions.usecase import UseCase
 from millrace.decisions.v1 import decisions_pb2 as pb
 from stores.offline import Lake
 
+from pipelines.decisions import archived
 from pipelines.errors import BadInputError
 
 NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -76,15 +77,12 @@ class Design:
 
 def designs(lake: Lake, usecase: str) -> dict[str, Design]:
     """Every experiment that the archived decisions know of, by name, as it was last; oldest first."""
-    rows = lake.scan("decisions").select("usecase", "time_us", "record", "offset").collect()
     newest: dict[str, pb.Experiment] = {}
     ended: dict[str, int] = {}
-    for name, time_us, record, _ in sorted(rows.iter_rows(), key=lambda row: (row[1], row[3])):
-        if name != usecase:
-            continue
-        running = {each.name: each for each in pb.Decision.FromString(record).state.experiments}
+    for decision in archived(lake, usecase):
+        running = {each.name: each for each in decision.state.experiments}
         for gone in set(newest) - set(running) - set(ended):
-            ended[gone] = time_us
+            ended[gone] = decision.time_us
         for each in running:
             ended.pop(each, None)
         newest |= running

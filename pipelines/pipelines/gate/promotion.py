@@ -13,12 +13,12 @@ from threadpoolctl import threadpool_limits
 
 from pipelines import decisions
 from pipelines.deploy import pin_of
-from pipelines.errors import RegistryError
+from pipelines.errors import DeployError, RegistryError
 from pipelines.gate.hearing import Hearing, Stored, prepare
 from pipelines.gate.judge import Evidence, Reason, Verdict, judge, rank
 from pipelines.gate.opening import open_bundle
 from pipelines.progress import SILENT, Progress
-from pipelines.registry import champion_version, crown
+from pipelines.registry import champion_version, check_registered, crown, mirror
 from pipelines.training.examples import Log
 from pipelines.training.ranker import ranker, train_data
 
@@ -85,27 +85,38 @@ def promote(
     Raises:
         RegistryError: the registry does not know the bundle, or the champion's bundle cannot be opened.
         UnavailableError: Kafka does not answer.
-        DeployError: the decision could not be published.
+        DeployError: the decision could not be published, or another version became champion meanwhile.
     """
     began = time.monotonic()
     usecase = layout.usecase.name
     progress.stage("read serving state")
     state = decisions.serving_state(kafka, usecase)
+    mirror(mlflow, folder.parent.parent, state, progress)
     version = int(folder.name)
-    # A gateway that took a bad champion back cannot tell the registry; the decision says what people get.
     served = state.champion.version if state.HasField("champion") else champion_version(mlflow, usecase)
     champion = None if served is None or served == version else folder.parent / str(served)
     verdict = hear(folder, champion, layout, log, trust=trust, stored=stored, lake=lake, found=found, progress=progress)
-    progress.stage("announce")
-    kind, now = pb.DECISION_KIND_REFUSAL, served
-    if verdict.promoted:
-        bundle = load_bundle(folder, trust=trust)
-        crown(mlflow, bundle)
-        state.champion.CopyFrom(pin_of(bundle))
-        kind, now = pb.DECISION_KIND_PROMOTION, version
     reason = f"version {version}: {verdict}"
-    decisions.publish(kafka, usecase, kind, state, reason=reason, actor=actor)
-    return Promotion(usecase, version, now, verdict, time.monotonic() - began)
+    if not verdict.promoted:
+        progress.stage("announce")
+        decisions.change(kafka, usecase, pb.DECISION_KIND_REFUSAL, lambda now: now, reason=reason, actor=actor)
+        return Promotion(usecase, version, served, verdict, time.monotonic() - began)
+    bundle = load_bundle(folder, trust=trust)
+    check_registered(mlflow, bundle)
+
+    def edit(now: pb.ServingState) -> pb.ServingState:
+        if now.champion != state.champion:
+            raise DeployError(
+                f"{usecase}: while version {version} was judged, version {now.champion.version} became champion, which "
+                "it was not compared with; ask the gate again"
+            )
+        now.champion.CopyFrom(pin_of(bundle))
+        return now
+
+    progress.stage("announce")
+    decisions.change(kafka, usecase, pb.DECISION_KIND_PROMOTION, edit, reason=reason, actor=actor)
+    crown(mlflow, bundle)
+    return Promotion(usecase, version, version, verdict, time.monotonic() - began)
 
 
 def hear(

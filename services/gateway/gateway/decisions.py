@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import structlog
+from definitions.decision_log import DecisionLog, Outcome
 from definitions.serving_state import same
-from google.protobuf.message import DecodeError
 from millrace.decisions.v1 import decisions_pb2 as pb
 from servicekit.kafka import TopicReader
 from servicekit.topics import DECISIONS
@@ -36,8 +36,8 @@ class Decisions:
     """The serving state of each use case that is in force.
 
     Records are only noted as they come and judged by another thread (`judge`), newest of each use case alone: a long
-    history costs one load. `count(usecase, outcome)` is told of each: loaded, refused, removed, unreadable; `on_bad`
-    of a pin that was refused because its scores are bad: (usecase, why).
+    history costs one load. `count(usecase, outcome)` is told of each: loaded, refused, removed, unreadable, overtaken;
+    `on_bad` of a pin that was refused because its scores are bad: (usecase, why).
     """
 
     def __init__(
@@ -50,42 +50,37 @@ class Decisions:
         self._count = count
         self._on_bad = on_bad
         self._in_force: dict[str, pb.ServingState] = {}
-        self._newest: dict[str, bytes] = {}
+        self._logs = {usecase: DecisionLog() for usecase in served}
         self._unjudged: set[str] = set()
         self._lock = threading.Lock()
 
     def take(self, partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:  # noqa: ARG002
         """A record of `decisions`. Those of use cases that we do not serve are not ours to judge."""
         usecase = (key or b"").decode(errors="replace")
-        if usecase in self._served and value is not None:
-            with self._lock:
-                self._newest[usecase] = value
-                self._unjudged.add(usecase)
-
-    def newest(self, usecase: str) -> pb.ServingState:
-        """The state of the newest record, in force or not; what is in force if its bytes are no decision."""
+        if usecase not in self._served or value is None:
+            return
         with self._lock:
-            value = self._newest.get(usecase, b"")
-        try:
-            return pb.Decision.FromString(value).state
-        except DecodeError:
-            return self._in_force.get(usecase, pb.ServingState())
+            outcome = self._logs[usecase].take(value)
+            if outcome is Outcome.HOLDS:
+                self._unjudged.add(usecase)
+                return
+        log.warning("decision without effect, the former stays", usecase=usecase, why=outcome.value, offset=offset)
+        self._count(usecase, outcome.value)
+
+    def newest(self, usecase: str) -> pb.Decision:
+        """The last one that holds, whether the gateway has it in force yet or not."""
+        with self._lock:
+            return self._logs[usecase].newest
 
     def judge(self) -> None:
         """Act on what `take` noted since the last call."""
         with self._lock:
-            newest = {usecase: self._newest[usecase] for usecase in self._unjudged}
+            newest = {usecase: self._logs[usecase].newest.state for usecase in self._unjudged}
             self._unjudged.clear()
-        for usecase, value in newest.items():
-            self._judge(usecase, value)
+        for usecase, state in newest.items():
+            self._judge(usecase, state)
 
-    def _judge(self, usecase: str, value: bytes) -> None:
-        try:
-            state = pb.Decision.FromString(value).state
-        except DecodeError as exc:
-            log.error("decision unreadable, former model stays", usecase=usecase, error=str(exc))
-            self._count(usecase, "unreadable")
-            return
+    def _judge(self, usecase: str, state: pb.ServingState) -> None:
         former = self._in_force.get(usecase, pb.ServingState())
         if former == state and usecase in self._in_force:  # an event that changed nothing about serving
             return

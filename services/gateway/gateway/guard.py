@@ -30,7 +30,7 @@ class Guard:
     Args:
         usecase: its name.
         in_force: what answers now; None before anything does.
-        newest: the newest decision's state, in force yet or not.
+        newest: the newest decision that holds, in force yet or not.
         announce: has a decision on the log when it returns; may raise LogError.
         count: is told each outcome: taken_back, nothing_to_return_to, unpublished.
     """
@@ -40,7 +40,7 @@ class Guard:
         usecase: str,
         *,
         in_force: Callable[[], InForce | None],
-        newest: Callable[[], pb.ServingState],
+        newest: Callable[[], pb.Decision],
         announce: Callable[[pb.Decision], Awaitable[None]],
         count: Callable[[str], None],
         now: Callable[[], float] = time.monotonic,
@@ -52,7 +52,7 @@ class Guard:
         self._count = count
         self._now = now
         self._looks = 0
-        self._handled: dict[tuple[str, int], float] = {}
+        self._handled: dict[tuple[str, int, int], float] = {}
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -76,12 +76,15 @@ class Guard:
             await self.take_back(canary.model.name, canary.model.version, reason)
 
     async def take_back(self, name: str, version: int, reason: str) -> None:
-        """Decide that this version scores nothing any more; once, however often it is asked while that takes effect."""
-        now = self._now()
-        if now - self._handled.get((name, version), -AGAIN_S) < AGAIN_S:
+        """Decide that this version scores nothing any more; once, however often it is asked while that takes effect.
+
+        Where another decision came first and left the version in, ours has no effect and is made again from that one.
+        """
+        now, newest = self._now(), self._newest()
+        state, handled = newest.state, (name, version, newest.revision)
+        if now - self._handled.get(handled, -AGAIN_S) < AGAIN_S:
             return
-        self._handled[name, version] = now
-        state = self._newest()
+        self._handled[handled] = now
         bad = next((pin for pin in scoring_pins(state) if (pin.name, pin.version) == (name, version)), None)
         if bad is None:  # another gateway was first
             return
@@ -93,8 +96,9 @@ class Guard:
         after, kind = found
         why = f"taken back by itself: version {version}: {reason}"
         decision = pb.Decision(
-            usecase=self._usecase, kind=kind, reason=why, actor=ACTOR, time_us=time.time_ns() // 1_000, state=after
-        )
+            usecase=self._usecase, kind=kind, reason=why, actor=ACTOR, time_us=time.time_ns() // 1_000, state=after,
+            revision=newest.revision + 1,
+        )  # fmt: skip
         try:
             await self._announce(decision)
         except LogError as exc:

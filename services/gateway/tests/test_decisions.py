@@ -34,13 +34,14 @@ class FakeServed:
         return self.parts
 
 
-def decision(version: int | None, previous: int | None = None) -> bytes:
+def decision(version: int | None, previous: int | None = None, revision: int = 0) -> bytes:
     state = pb.ServingState()
     if previous is not None:
         state.previous.CopyFrom(pb.ModelPin(name="trees", version=previous))
     if version is not None:
         state.pin.CopyFrom(pb.ModelPin(name="trees", version=version, digest=f"{version:064x}"))
-    return pb.Decision(usecase="movies", kind=pb.DECISION_KIND_DEPLOY, state=state).SerializeToString()
+    made = pb.Decision(usecase="movies", kind=pb.DECISION_KIND_DEPLOY, state=state, revision=revision)
+    return made.SerializeToString()
 
 
 @pytest.fixture
@@ -136,14 +137,23 @@ def test_a_part_that_is_refused_is_counted_and_the_rest_in_force(
     assert ["refused", "loaded"] == [outcome for _, outcome in counts]
 
 
-def test_the_newest_state_is_known_before_it_is_in_force(decisions: Decisions, serve: Serve) -> None:
+def test_the_newest_decision_is_known_before_it_is_in_force(decisions: Decisions, serve: Serve) -> None:
     """What is decided next builds on it; bytes that are no decision do not count."""
-    assert not decisions.newest("movies").HasField("pin")
+    assert not decisions.newest("movies").state.HasField("pin")
     serve(decision(1))
     decisions.take(0, 1, b"movies", decision(2))
-    assert 2 == decisions.newest("movies").pin.version
     decisions.take(0, 2, b"movies", b"\xff\xff\xff")
-    assert 1 == decisions.newest("movies").pin.version
+    assert 2 == decisions.newest("movies").state.pin.version
+
+
+def test_a_decision_that_another_overtook_is_not_served(
+    decisions: Decisions, serve: Serve, served: FakeServed, counts: list[tuple[str, str]]
+) -> None:
+    """Counted; what was decided first stays, also as what the next is made from."""
+    assert 2 == serve(decision(1, revision=4), decision(2, revision=5), decision(3, revision=5))
+    assert ([2], 5) == (served.loaded, decisions.newest("movies").revision)
+    assert ["overtaken", "loaded"] == [outcome for _, outcome in counts]
+    assert 4 == serve(decision(4, revision=6))
 
 
 def test_a_pin_that_scored_badly_is_told(served: FakeServed) -> None:

@@ -30,6 +30,7 @@ class Rig:
         self.in_force = InForce(self.pin, RULES, CanaryInForce(self.canary, 0.25), ShadowInForce(self.shadow, 1.0))
         self.state = pb.ServingState(pin=pin(2), previous=pin(1), canary=pb.Canary(pin=pin(3), percent=25))
         self.state.shadow.pin.CopyFrom(pin(4))
+        self.revision = 7
         self.published: list[pb.Decision] = []
         self.counted: list[str] = []
         self.log_is_there = True
@@ -37,7 +38,7 @@ class Rig:
         self.guard = Guard(
             "movies",
             in_force=lambda: self.in_force,
-            newest=lambda: self.state,
+            newest=lambda: pb.Decision(state=self.state, revision=self.revision),
             announce=self._announce,
             count=self.counted.append,
             now=lambda: self.now,
@@ -117,6 +118,17 @@ async def test_another_gateway_was_first(rig: Rig) -> None:
     strike(rig.pin)
     await rig.looks()
     assert ([], []) == (rig.counted, rig.published)
+
+
+async def test_a_decision_that_another_overtook_is_made_again(rig: Rig) -> None:
+    """At the next look, from what the other decided; each says which one it was made from."""
+    strike(rig.pin)
+    await rig.looks(1)
+    rig.revision += 1
+    rig.state.rules = "{}"
+    await rig.looks()
+    assert [(8, ""), (9, "{}")] == [(each.revision, each.state.rules) for each in rig.published]
+    assert {1} == {each.state.pin.version for each in rig.published}
 
 
 async def test_while_kafka_is_away_it_is_tried_again(rig: Rig) -> None:

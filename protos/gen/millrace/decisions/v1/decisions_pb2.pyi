@@ -139,17 +139,19 @@ class Arm(_message.Message):
     def __init__(self, name: _Optional[str] = ..., share: _Optional[float] = ..., pin: _Optional[_Union[ModelPin, _Mapping]] = ..., rules: _Optional[str] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("usecase", "kind", "reason", "actor", "time_us", "state")
+    __slots__ = ("usecase", "kind", "reason", "actor", "time_us", "state", "revision")
     USECASE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     TIME_US_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     usecase: str
     kind: DecisionKind
     reason: str
     actor: str
     time_us: int
     state: ServingState
-    def __init__(self, usecase: _Optional[str] = ..., kind: _Optional[_Union[DecisionKind, str]] = ..., reason: _Optional[str] = ..., actor: _Optional[str] = ..., time_us: _Optional[int] = ..., state: _Optional[_Union[ServingState, _Mapping]] = ...) -> None: ...
+    revision: int
+    def __init__(self, usecase: _Optional[str] = ..., kind: _Optional[_Union[DecisionKind, str]] = ..., reason: _Optional[str] = ..., actor: _Optional[str] = ..., time_us: _Optional[int] = ..., state: _Optional[_Union[ServingState, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
