@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from millrace_cli import output, secured
-from millrace_cli.errors import BadInput, EnvironmentAtFault, GateSaidNo
+from millrace_cli.errors import BadInput, CommandError, EnvironmentAtFault, GateSaidNo
 
 if TYPE_CHECKING:
     from definitions.usecase import UseCase
@@ -29,6 +29,16 @@ SETTLE_S: Final = 120.0  # a whole data set may lie before the last event
 @contextmanager
 def translated() -> Iterator[None]:
     """The pipelines' and stores' errors as ends of a command: 2 bad input, 3 the environment, 1 a refusal."""
+    try:
+        yield
+    except Exception as exc:  # what can be told of it, `_ending` knows; all else goes on as it is
+        if (ending := _ending(exc)) is None:
+            raise
+        raise ending from exc
+
+
+def _ending(exc: Exception) -> CommandError | None:
+    """Asked once something has failed: these imports take more than a second, which few commands need to spend."""
     from bundle import BundleError
     from definitions.errors import DefinitionsError
     from servicekit.errors import LogError
@@ -36,14 +46,12 @@ def translated() -> Iterator[None]:
 
     from pipelines import errors as pipelines_errors
 
-    try:
-        yield
-    except (pipelines_errors.BadInputError, DefinitionsError) as exc:
-        raise BadInput(str(exc)) from exc
-    except (pipelines_errors.UnavailableError, stores_errors.StoreUnavailable, LogError) as exc:
-        raise EnvironmentAtFault(str(exc)) from exc
-    except (pipelines_errors.PipelineError, BundleError, stores_errors.StoreError) as exc:
-        raise GateSaidNo(str(exc)) from exc
+    endings: list[tuple[type[CommandError], tuple[type[Exception], ...]]] = [
+        (BadInput, (pipelines_errors.BadInputError, DefinitionsError)),
+        (EnvironmentAtFault, (pipelines_errors.UnavailableError, stores_errors.StoreUnavailable, LogError)),
+        (GateSaidNo, (pipelines_errors.PipelineError, BundleError, stores_errors.StoreError)),
+    ]
+    return next((ending(str(exc)) for ending, errors in endings if isinstance(exc, errors)), None)
 
 
 def usecase(settings: Settings, name: str | None) -> UseCase:

@@ -26,6 +26,17 @@ def test_help_lists_every_command_and_imports_none() -> None:
     assert imported & {"grpc", "kafka", "numpy", "polars", "pydantic", "mlflow", "millrace_cli.stack"} == set()
 
 
+def test_what_most_commands_begin_with_imports_no_model_library() -> None:
+    """Settings, the loaded data's note and a failing command's words: these alone would take seconds."""
+    code = "import millrace_cli.settings, millrace_cli.ask, millrace_cli.environment, pipelines.journal, sys"
+    heavy = {"onnxruntime", "numba", "polars", "lightgbm", "mlflow", "bundle"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(*({heavy} & set(sys.modules)))"], capture_output=True, text=True
+    )
+
+    assert ("\n", "") == (done.stdout, done.stderr)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_registered_command_can_be_imported(name: str) -> None:
     """A line of the list that names nothing would fail only when typed."""

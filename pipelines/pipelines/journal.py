@@ -1,14 +1,18 @@
 """What was loaded into a stack, kept beside its state."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from servicekit.textfile import replace_text
 
-from pipelines.datasets import DataPaths
-from pipelines.datasets.load import is_named
 from pipelines.errors import BadInputError
+
+if TYPE_CHECKING:
+    from pipelines.datasets import DataPaths
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,9 @@ class Loaded:
     @property
     def dataset(self) -> str | DataPaths:
         """What `load_dataset` takes."""
+        from pipelines.datasets import DataPaths  # whoever only asks for a list need not wait for it
+        from pipelines.datasets.load import is_named
+
         if is_named(self.source):
             return self.source
         return DataPaths(

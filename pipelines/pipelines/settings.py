@@ -4,12 +4,15 @@ import os
 from pathlib import Path
 from typing import Final, Literal
 
-from bundle import Device
 from pydantic import Field
 from servicekit.settings import PREFIX, Derived, Endpoint, Folder, FolderOrUri, ProcessSettings, in_checkout, under_home
 
 TritonProfile = Literal["python", "onnxruntime_cpu", "onnxruntime_gpu", "onnxruntime_tensorrt"]
 """`python`: native Triton, whose wheel has no ONNX backend. The others: NVIDIA's image."""
+
+
+# `bundle.Device`, spelled out: importing ONNX Runtime and numba would cost every command more than a second.
+ScoringDevice = Literal["cpu", "cuda", "tensorrt"]
 
 
 class Settings(ProcessSettings):
@@ -41,7 +44,7 @@ class Settings(ProcessSettings):
         description="Backend that deploy configures: `python` for the native Triton, `onnxruntime_cpu`, "
         "`onnxruntime_gpu` or `onnxruntime_tensorrt` for NVIDIA's image.",
     )
-    scoring_device: Device = Field(
+    scoring_device: ScoringDevice = Field(
         default="cpu",
         description="Where batch work (precompute) scores: `cpu`, or `cuda` or `tensorrt` with onnxruntime-gpu "
         "(`make gpu`).",
