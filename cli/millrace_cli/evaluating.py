@@ -44,8 +44,13 @@ def evaluate(
     usecase: Usecase = None,
     version: Version = None,
     dataset: Annotated[
-        str, typer.Option(help="`lake`, what the stack archived; or a named set (ml-100k, synthetic, auto).")
-    ] = LAKE,
+        str | None,
+        typer.Option(
+            help="`lake`, what the stack archived; or a named set (ml-100k, synthetic, auto). By default the lake, for "
+            "--report a named set where nothing was archived.",
+            show_default=False,
+        ),
+    ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Train and compare models, ablations and lags; write an HTML page.")
     ] = False,
@@ -72,11 +77,11 @@ def evaluate(
         raise BadInput("--sources: measures one bundle; leave out --report")
     with Bars() as bars, environment.translated():
         if report:
-            figures = report_on(settings, spec, dataset, models, bars)
+            figures = report_on(settings, spec, dataset or _default_of_report(settings, spec, bars), models, bars)
         elif sources:
-            figures = evaluate_sources_of(settings, spec, version, dataset, bars)
+            figures = evaluate_sources_of(settings, spec, version, dataset or LAKE, bars)
         else:
-            figures = evaluate_bundle(settings, spec, version, dataset, bars)
+            figures = evaluate_bundle(settings, spec, version, dataset or LAKE, bars)
     if json:
         output.emit(figures, home=settings.home)
     elif report:
@@ -89,23 +94,33 @@ def evaluate(
         shown = {name: {key: each[key] for key in SOURCE_FIGURES} for name, each in figures["sources"].items()}
         output.out.print(metrics_table(f"version {figures['version']}, {figures['users']} users asked once", shown))
     else:
-        where = "the lake" if dataset == LAKE else dataset
+        where = "the lake" if dataset in (None, LAKE) else dataset
         title = f"version {figures['version']} on {figures['rows']:,} rows, the newest tenth of {where}"
         output.out.print(metrics_table(title, figures["models"]))
+
+
+def _default_of_report(settings: Settings, spec: UseCase, bars: Bars) -> str:
+    """The lake where anything was archived; else a public set, so that the page can be seen without a stack."""
+    from pipelines.datasets.load import AUTO
+
+    lake, _ = environment.archive(settings, spec)
+    if lake.version("interactions") is not None:
+        return LAKE
+    bars.note(f"{settings.lake}: nothing was archived yet, so this report is of a public data set (--dataset {AUTO})")
+    return AUTO
 
 
 def _log(settings: Settings, spec: UseCase, dataset: str, bars: Bars) -> tuple[Log, str]:
     """What is known, and the licence of it."""
     from pipelines.datasets import load_dataset
     from pipelines.training.examples import Log
-    from stores.offline import Lake
 
     from pipelines import journal
 
     if dataset == LAKE:
-        environment.flush_archiver(settings)
+        lake, _ = environment.archive(settings, spec)
         loaded = journal.read(settings.home, spec.name)
-        return Log.of_lake(Lake(settings.lake, spec.name), spec.dedupe_offsets), journal.licence_of(loaded)
+        return Log.of_lake(lake, spec.dedupe_offsets), journal.licence_of(loaded)
     found = load_dataset(dataset, spec, cache=settings.datasets, progress=bars)
     return Log.of_dataset(found), found.licence
 

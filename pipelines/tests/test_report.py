@@ -2,6 +2,7 @@
 fetched; and what is kept is not trained again."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from definitions.usecase import find_usecase
 from pipelines.datasets import build_dataset
 from pipelines.datasets.synthetic import synthetic_world
+from pipelines.evaluation import ablation
 from pipelines.evaluation import study as trials
 from pipelines.evaluation.ablation import HOUR_US, LAGS
 from pipelines.evaluation.metrics import auc
@@ -36,6 +38,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def study(kept: Path) -> Study:
     return _study(kept)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_torch() -> Iterator[None]:
+    """The same questions wherever the tests run, and seconds less; `tests/deep` asks about embeddings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation, "lacking", lambda name: f"{name} needs PyTorch")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +77,28 @@ def test_figures_are_those_of_the_scores(report: Report, study: Study) -> None:
     assert told["models"]["lr"]["auc_lo"] < told["models"]["lr"]["auc"] < told["models"]["lr"]["auc_hi"]
     assert {"groups", "categories", "missing", "freshness"} == set(told["ablations"])
     assert [*LAGS, "1 h, retrained"] == list(told["ablations"]["freshness"])
+
+
+def test_the_best_model_is_chosen_on_validation_rows(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the test rows say: who chooses by them reports luck."""
+    valid = study.split.valid
+    seen = {"lr": study.examples.label[valid].astype(float), "lr_one_hot": np.zeros(valid.sum())}
+    monkeypatch.setattr(Study, "valid_scores", lambda _, trial: seen[trial.model])
+
+    found = build_report(study, licence="", models=("lr", "lr_one_hot"), off_policy="none", progress=SILENT)
+
+    of_test = {row.trial.model: row.metrics["gauc"].value for row in found.models.rows}
+    assert of_test["lr"] < of_test["lr_one_hot"]
+    assert "lr" == found.best.trial.model
+
+
+def test_a_reader_learns_what_the_columns_are(report: Report) -> None:
+    """Each column that a plot names is said in words below it."""
+    page = render(report)
+
+    for name, _ in report.explained.importance[:12]:
+        assert f"<dt><code>{name}</code></dt>" in page
+    assert "Embeddings need PyTorch (make deep)" in page
 
 
 def test_names_of_the_data_cannot_become_markup(report: Report) -> None:

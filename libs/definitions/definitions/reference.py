@@ -12,6 +12,12 @@ from definitions.layout import Layout, layout_of
 from definitions.plan import Side
 from definitions.usecase import load_usecase
 
+_SCORES = {
+    "residual_knn": "value above the mean that was given to items like the candidate among",
+    "ridge": "value above the mean that a ridge regression predicts from",
+    "ease": "how often the candidate goes together with the items of",
+    "ease_residual": "the same, each item weighed by its value above the mean, with",
+}
 _UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000))
 
 
@@ -53,6 +59,26 @@ def page(layout: Layout) -> str:
     lines += ["", "## What is stored", "", "| of | what | how many |", "|---|---|---|"]
     lines += [f"| {name} | {what} | {n} |" for name in ("user", "item") for what, n in _stored(getattr(layout, name))]
     return "\n".join(lines) + "\n"
+
+
+def meanings(layout: Layout) -> dict[str, str]:
+    """What each column that a model reads is, in words, by the column's name; codes of one attribute by its name."""
+    found = dict[str, str]()
+    for feature in layout.usecase.features:
+        found |= {column: value for column, value, _ in _float_columns(feature, layout)}
+        match feature:
+            case kinds.Attribute() if feature.source in getattr(layout, feature.of).codes:
+                found[feature.name] = f"attribute `{feature.source}` of the {feature.of}"
+            case kinds.ContextCode():
+                found[feature.name] = f"the request's `{feature.source}`"
+    histories = [feature.name for feature in layout.usecase.features if isinstance(feature, kinds.LastK)]
+    for scores in layout.graph_scores:
+        past = histories[scores.history]
+        told = {score: f"{_SCORES[score]} `{past}`" for score in scores.scores}
+        if "residual_knn" in told:
+            told["support"] = f"how many, and how near, are the items like the candidate among `{past}`"
+        found |= {f"{scores.name}_{score}": text for score, text in told.items()}
+    return found
 
 
 def _float_columns(feature: kinds.Feature, layout: Layout) -> Iterator[tuple[str, str, str]]:

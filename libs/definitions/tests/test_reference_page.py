@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from definitions.features import Attribute, LastK
 from definitions.layout import Layout, layout_of
-from definitions.reference import page
+from definitions.reference import meanings, page
 from definitions.usecase import load_usecase
 
 ROOT = Path(__file__).parents[3]
@@ -43,3 +43,13 @@ def test_the_video_use_case_has_every_kind() -> None:
     everything = {feature.kind for feature in load_usecase(Path(__file__).parent / "everything.yaml").features}
 
     assert everything <= {feature.kind for feature in load_usecase(ROOT / "usecases" / "video.yaml").features}
+
+
+def test_every_column_has_a_meaning_in_words(layout: Layout) -> None:
+    """Of floats, of attributes by their name, and of what a graph computes: reports show them to people."""
+    told = meanings(layout)
+    codes = [feature.name for feature in layout.usecase.features if isinstance(feature, Attribute)]
+
+    assert {*layout.feature_names, *codes} <= told.keys()
+    assert {f"{each.name}_{score}" for each in layout.graph_scores for score in each.scores} <= told.keys()
+    assert all(told.values())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pipelines.evaluation.intervals import Bootstrap, Interval
 from pipelines.evaluation.study import Encode, Missing, Scores, Study, Trial, missing_share
 from pipelines.training.inputs import BASE, HISTORY, RELATIVE
+from pipelines.training.ranker import lacking
 
 METRICS = ("auc", "gauc", "logloss", "ndcg_at_10", "normalised_ce", "calibration", "ece")
 HIDDEN = 0.3
@@ -84,9 +85,15 @@ def questions(study: Study) -> Iterator[Question]:
         ways: list[tuple[str, Encode]] = [("left out", "none"), ("one-hot", "one_hot"), ("hashed", "hashing")]
         rows = [(f"{title}, {label}", Trial(name, base, encode=way)) for name, title in models for label, way in ways]
         rows.append(("LightGBM, native sets of codes", Trial("lightgbm", base, encode="native")))
+        note = "Base columns only. Hashing differs from one-hot only where two codes share a weight."
+        if lacking("dcn_v2"):
+            note += " Embeddings need PyTorch (make deep), which is not installed here."
+        else:
+            deep: list[tuple[str, Encode]] = [("left out", "none"), ("embeddings", "embedding")]
+            rows += [(f"DCN-v2, {label}", Trial("dcn_v2", base, encode=way)) for label, way in deep]
         yield Question(
             "categories", "Categorical columns", "How should categories (genre, occupation) be told to a model?",
-            "Base columns only. Embeddings are the deep models' way: see the table of models.", rows,
+            note, rows,
         )  # fmt: skip
     if kinds:
         policies: list[tuple[str, Missing]] = [
@@ -143,7 +150,7 @@ def freshness(study: Study, model: str = "lightgbm", seed: int = 0) -> Table:
     rows.append(compared(study, "1 h, retrained", retrained, study.scores(retrained), scores, seed=seed))
     return Table(
         "freshness", "Freshness of features", "What does it cost when features are late?",
-        "Every column of the test rows was computed again as of t - lag, by the same point-in-time function as at t: "
-        "what a feature store would serve that is so far behind. Labels, requests and the model stay the same; the "
-        "last row's model was also trained on features of that age.", tuple(rows),
+        f"{MODEL_TITLES[model]}, all columns. Every column of the test rows was computed again as of t - lag, by the "
+        "same point-in-time function as at t: what a feature store would serve that is so far behind. Labels, requests "
+        "and the model stay the same; the last row's model was also trained on features of that age.", tuple(rows),
     )  # fmt: skip

@@ -9,6 +9,7 @@ from pipelines.evaluation import plots
 from pipelines.evaluation.ablation import LAGS, Table
 from pipelines.evaluation.intervals import Interval
 from pipelines.evaluation.report import Report, day
+from pipelines.evaluation.study import FLOORS
 
 TOP = 12  # columns shown of a long list
 
@@ -39,6 +40,7 @@ def render(report: Report, *, commit: str = "") -> str:
         explained_rows=len(report.explained.found.base),
         example_line=_example_line(report),
         plots=_plots(report),
+        shown_columns=_shown_columns(report),
     )
 
 
@@ -55,8 +57,10 @@ def _verdict(report: Report) -> str:
     """What a product manager takes away, in two or three sentences."""
     best, gain = report.best, (report.best.gain or {})
     ratio = best.metrics["calibration"].value
+    models = len(report.models.rows) - len(FLOORS)
     said = [
-        f"Chosen by {_name(report.primary)} on the test rows among {len(report.models.rows) - 2} models.",
+        f"Chosen by {_name(report.primary)} on the validation rows among {models} models; all figures are of the test "
+        "rows.",
         f"Against ranking by the item's mean so far it gains {gain['auc'].value:+.4f} AUC "
         f"({_signed_span(gain['auc'])}) and {gain['gauc'].value:+.4f} GAUC ({_signed_span(gain['gauc'])}).",
     ]
@@ -66,7 +70,6 @@ def _verdict(report: Report) -> str:
         if off <= 0.05
         else f"Its probabilities are {off:.0%} too {'high' if ratio > 1 else 'low'} on average: retrain or recalibrate."
     )
-    said.append("Whether it may serve is the gate's decision: `millrace promote`.")
     return " ".join(said)
 
 
@@ -127,6 +130,15 @@ def _plots(report: Report) -> dict[str, str]:
     return found
 
 
+def _shown_columns(report: Report) -> dict[str, str]:
+    """Column of the two plots -> what it is."""
+    explained = report.explained
+    names = [name for name, _ in explained.importance[:TOP]]
+    names += [each.name for each in explained.found.versus(explained.best, explained.worst, TOP)]
+    known = explained.meanings
+    return {name: known[name].replace("`", "") for name in dict.fromkeys(names) if name in known}
+
+
 def _example_plot(report: Report) -> str:
     explained = report.explained
     reasons = explained.found.versus(explained.best, explained.worst, TOP)
@@ -137,7 +149,12 @@ def _example_plot(report: Report) -> str:
 def _values(value: float, other: float | None) -> str:
     if math.isnan(value) or other is None or math.isnan(other):
         return ""
-    return f"  ({value:.3g} / {other:.3g})"
+    return f"  ({_short(value)} / {_short(other)})"
+
+
+def _short(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _name(metric: str) -> str:

@@ -1,5 +1,6 @@
 """`millrace evaluate --report`: everything that is known about the models of a use case, on one page for everybody."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from definitions.reference import meanings
 
 from pipelines.evaluation.ablation import (
     LAGS,
@@ -21,6 +23,7 @@ from pipelines.evaluation.ablation import (
 from pipelines.evaluation.calibration import Curve, curve
 from pipelines.evaluation.cohorts import COHORT_METRICS, by_cohort, cohort_masks
 from pipelines.evaluation.intervals import Interval
+from pipelines.evaluation.metrics import evaluate
 from pipelines.evaluation.study import FLOORS, Study, Trial
 from pipelines.explain import Contributions, contributions
 from pipelines.explain.rankers import reference_row
@@ -33,9 +36,10 @@ LOWER_IS_BETTER = frozenset({"logloss", "normalised_ce", "ece", "mae", "rmse"})
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """What the best model leans on, and one user's best against its worst row."""
+    """What the best model leans on, and one user's best against its worst row. `meanings`: column -> what it is."""
 
     method: str
+    meanings: Mapping[str, str]
     importance: list[tuple[str, float]]
     found: Contributions
     best: int
@@ -127,8 +131,7 @@ def build_report(
         for trial in trials
     )
     primary = study.usecase.task.primary
-    sign = -1 if primary in LOWER_IS_BETTER else 1
-    best = max(rows[2:], key=lambda row: sign * row.metrics[primary].value)
+    best = max(rows[len(FLOORS) :], key=lambda row: _on_validation(study, row.trial, primary))
     title = "The models" if len(study.groups) == 1 else "The models, on all groups of features"
     table = Table("models", title, "Which model is best?", "Gains are against the item mean.", rows)
     tables = tuple(answer(study, each) for each in asked)
@@ -171,6 +174,16 @@ def build_report(
     )
 
 
+def _on_validation(study: Study, trial: Trial, primary: str) -> float:
+    """The metric that models are chosen by, larger is better."""
+    valid = study.split.valid
+    found = evaluate(study.examples.label[valid], study.valid_scores(trial), study.examples.user_id[valid]).as_dict()
+    value = found[primary]
+    if value is None:
+        return -math.inf
+    return -value if primary in LOWER_IS_BETTER else value
+
+
 def _explained(study: Study, trial: Trial) -> Explained:
     """Over evenly spread test rows; the example is the user with most of them, best against worst item."""
     fitted = study.fitted(trial)
@@ -187,6 +200,7 @@ def _explained(study: Study, trial: Trial) -> Explained:
     kinds |= {"xgboost": "exact SHAP", "lr_one_hot": "coefficients", "lr_hashed": "coefficients"}
     return Explained(
         method=kinds.get(trial.model, "integrated gradients"),
+        meanings=meanings(study.layout),
         importance=found.importance(),
         found=found,
         best=int(own[np.argmax(raw)]),

@@ -26,13 +26,14 @@ from pipelines.datasets.split import Split, split_times
 from pipelines.progress import SILENT, Progress
 from pipelines.retrieval.ladder import evaluate_retrieval
 from pipelines.training import baselines
+from pipelines.training.encoded import EncodedRanker
 from pipelines.training.examples import Examples, Log, build_examples
 from pipelines.training.inputs import ALL_GROUPS, BASE, HISTORY, RELATIVE
 from pipelines.training.ranker import Ranker, Rows, TrainData, ranker, train_data
 
 Scores = npt.NDArray[np.float64]
 
-Encode = Literal["one_hot", "hashing", "native", "none"]
+Encode = Literal["one_hot", "hashing", "native", "embedding", "none"]
 Missing = Literal["default", "indicator", "native_nan", "train_median"]
 
 FLOORS = ("constant", "item_mean")
@@ -135,6 +136,10 @@ class Study:
             return self._floor(trial.model)
         return self._kept("scores", trial, lambda: self._score(trial))
 
+    def valid_scores(self, trial: Trial) -> Scores:
+        """Of the validation rows, float64 (n,): what models are chosen by. The trial is of a model, not of FLOORS."""
+        return self._from_folder("valid scores", trial, lambda: self._valid_score(trial))
+
     def scores_at_lag(self, trial: Trial, lag_us: int) -> Scores:
         """Of the test rows with features as they were `lag_us` before each request; the model is the trial's own."""
         return self.scores(trial) if lag_us == trial.lag_us else self._kept(
@@ -169,6 +174,13 @@ class Study:
     def _score(self, trial: Trial) -> Scores:
         fitted = self.fitted(trial)
         return fitted.ranker.score(fitted.test.features, fitted.test.ints)
+
+    def _valid_score(self, trial: Trial) -> Scores:
+        fitted = self.fitted(trial)
+        rows, model = fitted.data.valid, fitted.ranker
+        if isinstance(model, EncodedRanker):  # its graph's item-item matrices know these rows
+            return np.asarray(model.score_rows(rows), np.float64)
+        return model.score(rows.features, rows.ints)
 
     def _score_at(self, fitted: Fitted, lag_us: int) -> Scores:
         late = self.late(lag_us)

@@ -23,7 +23,6 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from pipelines.datasets.dataset import Dataset
-from pipelines.errors import TrainingError
 from pipelines.evaluation.intervals import Bootstrap
 from pipelines.evaluation.metrics import log_loss
 from pipelines.evaluation.ranking import list_metrics
@@ -33,7 +32,7 @@ from pipelines.retrieval.ladder import evaluate_retrieval
 from pipelines.training import leaks
 from pipelines.training.examples import Log
 from pipelines.training.inputs import BASE, HISTORY
-from pipelines.training.ranker import RowsRanker, ranker
+from pipelines.training.ranker import RANKERS, RowsRanker, lacking
 
 SEEDS: Final = (0, 1, 2)
 RETRIEVED: Final = ("popularity", "itemknn", "ease", "ials", "two_tower")
@@ -198,13 +197,8 @@ def _checked(study: Study, book: _Book, progress: Progress) -> Iterator[leaks.Fi
 def _unavailable(names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Models whose library is not installed, and what to do about it."""
     for name in names:
-        try:
-            if name == "two_tower":
-                ranker("sequence")  # the same library
-            elif name not in (*RETRIEVED, "constant", "item_mean"):
-                ranker(name)
-        except TrainingError as exc:
-            yield name, str(exc)
+        if name in RANKERS and (why := lacking(name)):
+            yield name, why
 
 
 def columns(name: str) -> tuple[str, ...]:

@@ -136,6 +136,15 @@ def ranker(name: str) -> Fit:
         raise TrainingError(f"{name} needs PyTorch, which is not installed; install it: make deep") from exc
 
 
+def lacking(name: str) -> str:
+    """What is not installed that the model needs, and the remedy; empty if nothing is missing."""
+    try:
+        ranker(name)
+    except TrainingError as exc:
+        return str(exc)
+    return ""
+
+
 def train_data(
     layout: Layout,
     examples: Examples,
