@@ -23,6 +23,7 @@ from definitions.rerank import by_score
 from definitions.rules import MAX_CANDIDATES
 from definitions.serving_rules import ServingRules
 from definitions.shortlist import eligible_items, find_candidates, history_ids, how_many
+from definitions.user_values import UserAt
 from stores.batch import BatchStore, Pointer, RunSummary, UserList, bucket_of, buckets_for
 from stores.online import OnlineStore
 
@@ -71,18 +72,17 @@ class _Finder:
     time_us: int
     shown: int
 
-    def candidates(self, row: UserRow | None) -> npt.NDArray[np.uint64]:
+    def candidates(self, row: UserRow | None, user: UserAt) -> npt.NDArray[np.uint64]:
         """uint64 (n,): eligible ones of the rules' sources, popular where those bring too few."""
         seen = None if row is None else row.seen_mask
         eligible = eligible_items(self.items, self.rules, NOWHERE, self.time_us, seen=seen)
-        history = history_ids(self.layout, self.rules, row, self.time_us)
+        history = history_ids(self.rules, user)
         want = Want(history, NOWHERE, how_many(self.rules, self.shown), eligible)
         return find_candidates(want, self.rules, self.sources, self.catalogue).item_ids
 
-    def assembled(self, row: UserRow | None, item_ids: npt.NDArray[np.uint64]) -> Assembled:
+    def assembled(self, user: UserAt, item_ids: npt.NDArray[np.uint64]) -> Assembled:
         """The model's inputs of a user's candidates."""
-        view = self.items.view(item_ids, self.time_us, past_items(self.layout, row))
-        return assemble(self.layout, row, view, NOWHERE, self.time_us)
+        return assemble(user, self.items.view(item_ids, self.time_us, past_items(user)), NOWHERE)
 
 
 def precompute(
@@ -188,9 +188,10 @@ def _lists(
     if not members:
         return []
     packed = rows.read_many(members)
-    users = [unpack_user_row(layout, packed[user]) if user in packed else None for user in members]
-    candidates = [finder.candidates(row) for row in users]
-    assembled = [finder.assembled(row, item_ids) for row, item_ids in zip(users, candidates, strict=True)]
+    known = [unpack_user_row(layout, packed[user]) if user in packed else None for user in members]
+    users = [UserAt(layout, row, finder.time_us) for row in known]
+    candidates = [finder.candidates(row, user) for row, user in zip(known, users, strict=True)]
+    assembled = [finder.assembled(user, item_ids) for user, item_ids in zip(users, candidates, strict=True)]
     ends = np.cumsum([len(item_ids) for item_ids in candidates])
     scores = score(assembled) if ends[-1] else np.empty(0, np.float32)
     lists = []

@@ -16,6 +16,7 @@ from definitions.layout import Layout, layout_of
 from definitions.packed import UserRow, unpack_user_row
 from definitions.usecase import UseCase
 from definitions.user_state import UserTable
+from definitions.user_values import UserAt
 from millrace.events.v1 import events_pb2 as pb
 from pipelines.consistency import run
 from pipelines.errors import BadInputError
@@ -83,14 +84,15 @@ class World:
                 snapshot.apply(partition, item, of_items.partial(item))
             snapshot.mark(partition, 1 + int(events.offset[events.partition == partition].max(initial=-1)))
 
-    def _rank(self, user: int, time_us: int, snapshot: ItemSnapshot, place: int) -> None:
+    def _rank(self, user_id: int, time_us: int, snapshot: ItemSnapshot, place: int) -> None:
         ids = np.arange(1, ITEMS + 1, dtype=np.uint64)
-        row, at_us = self.rows.get(user), self.shown_at(time_us)
-        view = snapshot.view(ids, at_us, past_items(self.layout, row))
-        made = assemble(self.layout, row, view, RequestContext(), at_us)
+        row, at_us = self.rows.get(user_id), self.shown_at(time_us)
+        user = UserAt(self.layout, row, at_us)
+        view = snapshot.view(ids, at_us, past_items(user))
+        made = assemble(user, view, RequestContext())
         n = len(ids)
         message = pb.Impression(
-            request_id=place + 1, user_id=user, time_us=time_us, usecase="films", item_ids=ids.tolist(),
+            request_id=place + 1, user_id=user_id, time_us=time_us, usecase="films", item_ids=ids.tolist(),
             scores=[0.0] * n, propensities=[1.0] * n, positions=range(1, n + 1), reasons=["requested"] * n,
             features=made.features.tobytes(), int_features=made.user_ints.tobytes() + made.item_ints.tobytes(),
             layout_hash=self.layout.layout_hash,

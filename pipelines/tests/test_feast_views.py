@@ -10,6 +10,7 @@ from definitions.assembly import RequestContext, assemble, past_items
 from definitions.item_snapshot import ItemSnapshot
 from definitions.layout import Layout, layout_of
 from definitions.usecase import load_usecase
+from definitions.user_values import UserAt
 from millrace.decisions.v1.decisions_pb2 import ModelPin, ServingState
 from millrace.events.v1 import events_pb2 as pb
 from pipelines.feast.errors import NotReadableError
@@ -67,9 +68,8 @@ def test_values_are_those_of_assembly(layout: Layout) -> None:
     items, rows = ItemSnapshot(layout), NullStore()
     items.put_item(pb.Item(id=7))
     context = RequestContext()
-    whole = assemble(
-        layout, None, items.view(np.array([7, 8], np.uint64), NOON_US, past_items(layout, None)), context, NOON_US
-    )
+    nobody = UserAt(layout, None, NOON_US)
+    whole = assemble(nobody, items.view(np.array([7, 8], np.uint64), NOON_US, past_items(nobody)), context)
 
     user, item = view_by(layout, USER), view_by(layout, ITEM)
     of_user = read_users(layout, rows, [1, 2], user.columns, NOON_US)

@@ -18,6 +18,7 @@ from definitions.item_snapshot import ItemSnapshot
 from definitions.layout import Layout, layout_of
 from definitions.packed import read_header, unpack_user_row
 from definitions.usecase import load_usecase
+from definitions.user_values import UserAt
 from millrace.events.v1 import events_pb2 as pb
 from servicekit.topics import DEAD_LETTERS
 from stores.offline import Lake
@@ -185,12 +186,9 @@ def _check_oracle(world: World, state: State, verdict: Verdict) -> None:
     asked = {user: chance.integers(1, ITEMS + 1, _SAMPLE).astype(np.uint64) for user in sorted(state.rows)}
     got = []
     for user, items in asked.items():
-        row = unpack_user_row(layout, state.rows[user])
-        got.append(
-            assemble(
-                layout, row, snapshot.view(items, time_us, past_items(layout, row)), RequestContext(), time_us
-            ).features
-        )
+        user_at = UserAt(layout, unpack_user_row(layout, state.rows[user]), time_us)
+        view = snapshot.view(items, time_us, past_items(user_at))
+        got.append(assemble(user_at, view, RequestContext()).features)
     ids, items = np.repeat(list(asked), _SAMPLE), np.concatenate(list(asked.values()))
     want = backfill(layout, events, users, {}, Queries.of(ids, items, np.full(len(ids), time_us)))
     same = np.isclose(np.concatenate(got), want.features, rtol=1e-6, atol=1e-9)

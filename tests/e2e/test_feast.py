@@ -17,6 +17,7 @@ from definitions.assembly import Assembled, RequestContext, assemble, past_items
 from definitions.layout import Layout, layout_of
 from definitions.packed import unpack_user_row
 from definitions.usecase import load_usecase
+from definitions.user_values import UserAt
 from local_stack.harness import NativeStack
 from local_stack.home import checkout_root
 from millrace.client import Entity, Event, EventClient
@@ -117,11 +118,11 @@ def assembled(stack: NativeStack, layout: Layout) -> dict[int, Assembled]:
     snapshot = item_snapshot(f"127.0.0.1:{stack.ports.kafka}", layout)
     rows = open_online("movies", 1, valkey=f"127.0.0.1:{stack.ports.valkey}", lmdb_path=Path())
     found = {}
-    for user in (*USERS, STRANGER):
-        packed = rows.read(user)
-        row = None if packed is None else unpack_user_row(layout, packed)
-        items = snapshot.view(np.array(ITEMS, np.uint64), READ_US, past_items(layout, row))
-        found[user] = assemble(layout, row, items, RequestContext(), READ_US)
+    for user_id in (*USERS, STRANGER):
+        packed = rows.read(user_id)
+        user = UserAt(layout, None if packed is None else unpack_user_row(layout, packed), READ_US)
+        items = snapshot.view(np.array(ITEMS, np.uint64), READ_US, past_items(user))
+        found[user_id] = assemble(user, items, RequestContext())
     rows.close()
     return found
 

@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from definitions.compiled import inlined, kernel
 from definitions.events import UNITS_PER_VALUE
 from definitions.item_snapshot import ItemColumns
 from definitions.layout import Layout
-from definitions.plan import Residual, Side, TableColumn
-from definitions.tiles import ratio_of
-from definitions.user_values import UserAt, UserView
+from definitions.reads import NONE, Codes, Features, Floats, Ids, Ints, or_none, ratio_at, rows_of
+from definitions.user_reads import user_reads
+from definitions.user_values import Past, TablesAt, UserAt, is_over
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,112 +32,174 @@ class Assembled:
     `tied`: the user's 16 newest events are all at or after t, so values may count some of them; count such requests.
     """
 
-    features: npt.NDArray[np.float32]
-    user_ints: npt.NDArray[np.int64]
-    item_ints: npt.NDArray[np.int64]
+    features: Features
+    user_ints: Ints
+    item_ints: Ints
     tied: bool = False
 
 
-def assemble(
-    layout: Layout, row: UserView | None, items: ItemColumns, context: RequestContext, time_us: int
-) -> Assembled:
-    """The model's inputs at `time_us` (strict: only events before it exist). Row None: a user without history."""
-    user = UserAt(layout, row, time_us)
-    request = [0.0] * len(layout.feature_names)
-    user.write_floats(request)
-    features = np.empty((len(items), len(request)), np.float32)
-    features[:] = np.array(request, np.float32)
-    for mine, theirs in _runs(layout.item):
-        features[:, mine] = items.features[:, theirs]
-    if layout.table_columns:
-        categories = items.category.tolist()
-        for column in layout.table_columns:
-            by_category, absent = _by_category(user, column)
-            values = map(by_category.get, categories, repeat(absent))
-            features[:, column.position] = np.fromiter(values, np.float32, len(categories))
-    for seen in layout.seen_columns:
-        past = user.history(seen.history).item_ids
-        features[:, seen.position] = (items.item_ids[:, None] == past).any(axis=1)
-    for index, residual in enumerate(layout.residuals):
-        _put_residuals(features, residual, user, items, index)
-    return Assembled(features, user_ints(layout, user, context), items.ints, user.tied)
+def assemble(user: UserAt, items: ItemColumns, context: RequestContext) -> Assembled:
+    """The model's inputs at the user's time (strict: only events before it exist).
+
+    Raises:
+        ValueError: the view of the items was not given `past_items(user)`.
+    """
+    past_ids = past_items(user)
+    if len(items.past) != (0 if past_ids is None else len(past_ids)):
+        raise ValueError("the view lacks items of the user's past; give it `past_items(user)`")
+    features = np.empty((len(items), len(user.floats)), np.float32)
+    _fill(
+        _reads(user.layout), (user.floats, user.past, user.tables), (user.time_us, user.last_us, user.tied),
+        (items.item_ids, items.category, items.features), items.past, features,
+    )  # fmt: skip
+    return Assembled(features, user_ints(user, context), items.ints, user.tied)
 
 
-def user_ints(layout: Layout, user: UserAt, context: RequestContext) -> npt.NDArray[np.int64]:
-    """int64 (Ku,) as `Layout.user_int_names`: last-k ids (the uint64 bits) and values, user and context codes."""
-    ints = np.zeros(len(layout.user_int_names), np.int64)
-    for spec in layout.history_ints:
-        past = user.history(spec.history)
-        n = len(past.item_ids)
-        ints[spec.start : spec.start + n] = past.item_ids.view(np.int64)
-        ints[spec.start + spec.k : spec.start + spec.k + n] = past.values
-    codes = user.codes()
-    for code in layout.user_code_ints:
-        slots = code.codes
-        ints[code.start : code.start + slots.width] = codes[slots.start : slots.start + slots.width]
-    for place in layout.context_ints:
+def user_ints(user: UserAt, context: RequestContext) -> Ints:
+    """int64 (Ku,) as `Layout.user_int_names`: the user's own, and the request's codes."""
+    ints = user.ints
+    for place in user.layout.context_ints:
         ints[place.start] = getattr(context, place.source)
     return ints
 
 
-def past_items(layout: Layout, row: UserView | None) -> npt.NDArray[np.uint64] | None:
-    """Ids whose means `assemble` may need, for `ItemSnapshot.view`, ascending, some of them twice; None where the
-    layout compares with no mean.
+def past_items(user: UserAt) -> Ids | None:
+    """Ids whose means `assemble` needs, for `ItemSnapshot.view`: histories that residuals read, one after the other;
+    None where the layout compares with no mean.
     """
-    if row is None or not layout.residuals:
+    histories = _compared(user.layout)
+    if not histories:
         return None
-    parts = [np.array([moment.item_id for moment in row.block], np.uint64)]
-    parts += [np.asarray(row.history(index)[1], np.uint64) for index in {r.history for r in layout.residuals}]
-    ids = np.concatenate(parts)
-    ids.sort()
-    return ids
+    if len(histories) == 1:
+        return user.history(histories[0])
+    return np.concatenate([user.history(history) for history in histories])
 
 
-def _put_residuals(
-    features: npt.NDArray[np.float32], residual: Residual, user: UserAt, items: ItemColumns, index: int
-) -> None:
-    """Sums run from the newest event to the oldest, as backfill's do: the same bits."""
-    past = user.history(residual.history)
-    gaps = past.values / UNITS_PER_VALUE - items.past_means(past.item_ids, index)
-    sums = [0.0, *gaps.cumsum().tolist()]
-    for last, position in residual.newest:
-        n = min(last, len(gaps))
-        features[:, position] = sums[n] / n if n else 0.0
-    if residual.of_category is not None:
-        totals, counts = dict[int, float](), dict[int, int]()
-        for category, gap in zip(past.categories.tolist(), gaps.tolist(), strict=True):
-            if category:  # events without a category are not alike
-                totals[category] = totals.get(category, 0.0) + gap
-                counts[category] = counts.get(category, 0) + 1
-        means = {category: total / counts[category] for category, total in totals.items()}
-        wanted, n = items.category.tolist(), len(items)
-        features[:, residual.of_category] = np.fromiter(map(means.get, wanted, repeat(0.0)), np.float32, n)
-        features[:, residual.of_category + 1] = np.fromiter(map(counts.get, wanted, repeat(0)), np.float32, n)
+class _Reads(NamedTuple):
+    """Rows of numbers, one for each thing that is read; what each holds stands beside it."""
 
-
-def _by_category(user: UserAt, column: TableColumn) -> tuple[dict[int, float], float]:
-    """Category -> share or rate, and that of a category which is not in the table, as 0 (none) never is."""
-    table = user.table(column.table, column.ttl_us)
-    prior = column.prior
-    if prior is None:
-        total = table.total
-        shares = {code: weight / total for code, (weight, _) in table.entries.items()} if total > 0 else {}
-        return shares, 0.0
-    mean, weight = prior.mean, prior.weight
-    rates = {code: ratio_of(positive, all_, 1.0, mean, weight) for code, (all_, positive) in table.entries.items()}
-    return rates, ratio_of(0.0, 0.0, 1.0, mean, weight)
+    item_positions: Ints  # of the view's columns
+    tables: Ints  # position, table, ttl_us, whether it is a rate
+    priors: Floats  # of each of these columns: mean, weight
+    seen: Ints  # position, history
+    compared: Ints  # histories, in the order of `past_items`
+    residuals: Ints  # history, position by category (NONE: none), first of its rows of `newest`, one past the last
+    newest: Ints  # how many of the newest, position
+    past_at: Ints  # where each history begins
 
 
 @lru_cache(maxsize=64)
-def _runs(side: Side) -> tuple[tuple[slice, slice], ...]:
-    """Runs of neighbouring positions among the layout's columns, and their places among the side's: slices are copied
-    at a fifth of the cost of a list of positions.
-    """
-    runs: list[tuple[slice, slice]] = []
-    for place, position in enumerate(side.positions):
-        if runs and runs[-1][0].stop == position:
-            mine, theirs = runs.pop()
-            runs.append((slice(mine.start, position + 1), slice(theirs.start, place + 1)))
-        else:
-            runs.append((slice(position, position + 1), slice(place, place + 1)))
-    return tuple(runs)
+def _reads(layout: Layout) -> _Reads:
+    ends = np.cumsum([0, *(len(residual.newest) for residual in layout.residuals)]).tolist()
+    priors = [(0.0, 0.0) if c.prior is None else (c.prior.mean, c.prior.weight) for c in layout.table_columns]
+    return _Reads(
+        item_positions=np.array(layout.item.positions, np.int64),
+        tables=rows_of(
+            4, ((c.position, c.table, or_none(c.ttl_us), int(c.prior is not None)) for c in layout.table_columns)
+        ),
+        priors=np.array(priors, np.float64).reshape(-1, 2),
+        seen=rows_of(2, ((c.position, c.history) for c in layout.seen_columns)),
+        compared=np.array(_compared(layout), np.int64),
+        residuals=rows_of(
+            4,
+            (
+                (r.history, or_none(r.of_category), first, end)
+                for r, first, end in zip(layout.residuals, ends, ends[1:], strict=False)
+            ),
+        ),
+        newest=rows_of(2, (each for residual in layout.residuals for each in residual.newest)),
+        past_at=user_reads(layout).past_at,
+    )
+
+
+@lru_cache(maxsize=64)
+def _compared(layout: Layout) -> tuple[int, ...]:
+    return tuple(sorted({residual.history for residual in layout.residuals}))
+
+
+@kernel
+def _fill(
+    reads: _Reads,
+    user: tuple[Floats, Past, TablesAt],
+    when: tuple[int, int, bool],
+    items: tuple[Ids, Codes, Features],
+    means: Features,
+    features: Features,
+) -> None:
+    """Every column of every candidate."""
+    floats, past, tables = user
+    item_ids, categories, values = items
+    for row in range(len(features)):
+        for column in range(len(floats)):
+            features[row, column] = floats[column]
+        for place in range(len(reads.item_positions)):
+            features[row, reads.item_positions[place]] = values[row, place]
+    _put_shares(reads, tables, when, categories, features)
+    for i in range(len(reads.seen)):
+        position, history = reads.seen[i]
+        begin = reads.past_at[history]
+        for row in range(len(features)):
+            for place in range(begin, begin + past.counts[history]):
+                if past.ids[place] == item_ids[row]:
+                    features[row, position] = 1.0
+                    break
+    for i in range(len(reads.residuals)):
+        _put_residuals(reads, i, past, means[:, i], categories, features)
+
+
+@inlined
+def _put_shares(
+    reads: _Reads, tables: TablesAt, when: tuple[int, int, bool], categories: Codes,
+    features: Features,
+) -> None:  # fmt: skip
+    """A candidate's category in the user's tables; that of one which is not there, as 0 (none) never is."""
+    time_us, last_us, tied = when
+    for i in range(len(reads.tables)):
+        position, table, ttl_us, is_rate = reads.tables[i]
+        mean, weight = reads.priors[i]
+        n = 0 if is_over(ttl_us, time_us, last_us, tied) else tables.counts[table]
+        total = tables.totals[table]
+        for row in range(len(features)):
+            entry = 0
+            while entry < n and tables.categories[table, entry] != categories[row]:
+                entry += 1
+            all_ = tables.weights[table, entry, 0] if entry < n else 0.0
+            if is_rate:
+                positive = tables.weights[table, entry, 1] if entry < n else 0.0
+                features[row, position] = ratio_at(positive, all_, 1.0, mean, weight)
+            else:
+                features[row, position] = all_ / total if entry < n and total > 0 else 0.0
+
+
+@kernel
+def _put_residuals(
+    reads: _Reads, index: int, past: Past, means: Features, categories: Codes,
+    features: Features,
+) -> None:  # fmt: skip
+    """Sums run from the newest event to the oldest, as backfill's do: the same bits."""
+    history, of_category, first, end = reads.residuals[index]
+    begin, n, at = reads.past_at[history], past.counts[history], 0
+    for place in range(len(reads.compared)):
+        if reads.compared[place] < history:
+            at += past.counts[reads.compared[place]]
+    gaps, sums = np.empty(n), np.zeros(n + 1)
+    for place in range(n):
+        gaps[place] = past.values[begin + place] / UNITS_PER_VALUE - np.float64(means[at + place])
+        sums[place + 1] = sums[place] + gaps[place]
+    for i in range(first, end):
+        last, position = reads.newest[i]
+        taken = min(last, n)
+        value = sums[taken] / taken if taken else 0.0
+        for row in range(len(features)):
+            features[row, position] = value
+    if of_category == NONE:
+        return
+    for row in range(len(features)):
+        total, alike = 0.0, 0
+        if categories[row]:  # events without a category are not alike
+            for place in range(n):
+                if past.categories[begin + place] == categories[row]:
+                    total += gaps[place]
+                    alike += 1
+        features[row, of_category] = total / alike if alike else 0.0
+        features[row, of_category + 1] = alike

@@ -10,18 +10,19 @@ import numpy.typing as npt
 from millrace.events.v1 import events_pb2 as pb
 
 from definitions.attributes import main_category, read_attributes
+from definitions.compiled import kernel
 from definitions.errors import DefinitionsError
 from definitions.id_index import IdIndex, Ids
 from definitions.item_partials import NONE, Ints, ItemPartials
-from definitions.item_values import Gathered, move_features, moves, steady_features
+from definitions.item_values import Moving, item_moves, moves, put_moving, steady_features
 from definitions.layout import Layout
 from definitions.plan import Side
+from definitions.reads import NONE as NO_PLACE
+from definitions.reads import Codes, Features, or_none
 
 _FIRST_CAPACITY = 1024
 _NO_IDS = np.zeros(0, np.uint64)
 _NO_MEANS = np.zeros((0, 0), np.float32)
-_NO_TOTALS = np.zeros((0, 0), np.int64)
-_NO_NUMBERS = np.zeros((0, 0), np.float64)
 _STALE = 0  # no tile time's number
 
 
@@ -31,8 +32,8 @@ class ItemColumns:
     (n, `Layout.item_int_names`), `category` uint32 (n,) main category codes, `codes` uint32 (n, code columns) of every
     category attribute (`Layout.item.codes`), `markers` partition -> offset below which its partials are in.
 
-    `past_ids` uint64 (m,), ascending: items of a user's past; `past` float32 (m, residuals): for each of
-    `Layout.residuals` their mean column at the same time, of the same cut.
+    `past` float32 (m, residuals): of the items of a user's past, for each of `Layout.residuals`, their mean column at
+    the same time, of the same cut.
     """
 
     item_ids: npt.NDArray[np.uint64]
@@ -42,20 +43,10 @@ class ItemColumns:
     category: npt.NDArray[np.uint32]
     codes: npt.NDArray[np.uint32]
     markers: dict[int, int]
-    past_ids: npt.NDArray[np.uint64] = field(default_factory=lambda: _NO_IDS)
     past: npt.NDArray[np.float32] = field(default_factory=lambda: _NO_MEANS)
 
     def __len__(self) -> int:
         return len(self.item_ids)
-
-    def past_means(self, item_ids: npt.NDArray[np.uint64], residual: int) -> npt.NDArray[np.float32]:
-        """Means (n,) of items of the past. KeyError if the view was not asked for one of them."""
-        if not len(item_ids):
-            return np.zeros(0, np.float32)
-        places = np.searchsorted(self.past_ids, item_ids)
-        if not len(self.past_ids) or (self.past_ids.take(places, mode="clip") != item_ids).any():
-            raise KeyError("the view lacks items of the user's past; give it `past_items(layout, row)`")
-        return np.asarray(self.past[places, residual])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -128,8 +119,9 @@ class ItemSnapshot:
         means = [side.window_columns[residual.mean] for residual in layout.residuals]
         self._means = [side.places[window.position] for window in means]
         self._means_move = any(window.ttl_us is not None for window in means)
-        self._int_codes = [slot for ints in layout.item_code_ints for slot in _span(ints.codes.start, ints.codes.width)]
-        self._all_codes = self._int_codes == list(range(side.code_width))
+        spans = (range(ints.codes.start, ints.codes.start + ints.codes.width) for ints in layout.item_code_ints)
+        self._int_codes = np.array([slot for span in spans for slot in span], np.int64)
+        self._id_int = or_none(layout.item_id_int)
 
     def __len__(self) -> int:
         """Number of items in the catalogue."""
@@ -247,28 +239,34 @@ class ItemSnapshot:
 
         `past_ids` (`assembly.past_items`): their means come with the view, of the same cut.
         """
-        n, wanted = len(item_ids), item_ids
+        n, side, wanted = len(item_ids), self._side, item_ids
         if past_ids is not None:
             wanted = np.concatenate([item_ids, past_ids])  # one search, one look at what is stale
+        features = np.empty((len(wanted), len(side.positions)), np.float32)
+        ints = np.empty((n, len(self.layout.item_int_names)), np.int64)
+        known, category = np.empty(n, np.bool_), np.empty(n, np.uint32)
+        codes = np.empty((n, side.code_width), np.uint32)
         with self._lock:
-            columns, slots = self._columns, self._index.find(wanted)
-            features = self._steady(slots, time_us)
-            moving = self._moving(slots if self._means_move else slots[:n]) if self._moves else None
-            slots = slots[:n]
-            known, category = columns.known.take(slots), columns.category.take(slots)
-            codes = columns.codes.take(slots, axis=0)
+            columns, slots, number = self._columns, self._index.find(wanted), self._number(time_us)
+            kept = (columns.at, columns.steady, columns.known, columns.category, columns.codes)
+            found = (features, known, category, codes)
+            if not _gather(slots, number, kept, found):
+                self._renew(slots, number, time_us)
+                _gather(slots, number, kept, found)
+            if self._moves:
+                moving = Moving(columns.newest_us, columns.decay_values, columns.decay_times, columns.recencies)
+                moved = slots if self._means_move else slots[:n]
+                put_moving(item_moves(side), moving, moved, np.array([time_us]), features)
             markers = self._markers
-        if moving is not None:
-            move_features(self._side, moving, time_us, features[: len(moving.newest_us)])
+        _put_ints(item_ids, codes, self._int_codes, self._id_int, ints)
         return ItemColumns(
             item_ids=item_ids,
             known=known,
             features=features[:n],
-            ints=self._ints(item_ids, codes),
+            ints=ints,
             category=category,
             codes=codes,
             markers=markers,
-            past_ids=_NO_IDS if past_ids is None else past_ids,
             past=_NO_MEANS if past_ids is None else features[n:].take(self._means, axis=1),
         )
 
@@ -315,51 +313,27 @@ class ItemSnapshot:
         with self._lock:
             return self._version
 
-    def _steady(self, slots: Ints, time_us: int) -> npt.NDArray[np.float32]:
-        """The steady columns (n, item columns): evaluated once for an item and a tile time, then only copied."""
-        columns, hop_us = self._columns, self._shortest_hop_us
+    def _number(self, time_us: int) -> int:
+        """Of the tile time that t is in."""
+        hop_us = self._shortest_hop_us
         if hop_us is not None:
             tile_time = time_us // hop_us, (time_us - 1) // hop_us  # longer hops are multiples of it
             if tile_time != self._tile_time:
                 self._tile_time = tile_time
                 self._tile_number += 1
-        number = self._tile_number
-        fresh = columns.at.take(slots) == number
-        if not fresh.all():
-            stale = slots[~fresh]
-            rows, numbers = columns.rows.take(stale, axis=0), columns.numbers.take(stale, axis=0)
-            gathered = self._partials.gather(rows, numbers, time_us)
-            columns.steady[stale] = steady_features(self._side, gathered)
-            if self._moves:
-                columns.newest_us[stale], columns.recencies[stale] = gathered.newest_us, gathered.recencies
-                columns.decay_values[stale], columns.decay_times[stale] = gathered.decay_values, gathered.decay_times
-            columns.at[stale] = number
-        return columns.steady.take(slots, axis=0)
+        return self._tile_number
 
-    def _moving(self, slots: Ints) -> Gathered:
-        """What `move_features` reads, of items that `_steady` was asked for."""
+    def _renew(self, slots: Ints, number: int, time_us: int) -> None:
+        """Evaluate the steady columns of stale items, once for a tile time."""
         columns = self._columns
-        return Gathered(
-            newest_us=columns.newest_us.take(slots),
-            totals=_NO_TOTALS,
-            decay_values=columns.decay_values.take(slots, axis=0),
-            decay_times=columns.decay_times.take(slots, axis=0),
-            recencies=columns.recencies.take(slots, axis=0),
-            numbers=_NO_NUMBERS,
-            tiles={},
-        )
-
-    def _ints(self, item_ids: Ids, codes: npt.NDArray[np.uint32]) -> Ints:
-        place, chosen = self.layout.item_id_int, codes if self._all_codes else codes.take(self._int_codes, axis=1)
-        if place is None:
-            return chosen.astype(np.int64)
-        ints = np.empty((len(item_ids), chosen.shape[1] + 1), np.int64)
-        ints[:, :place], ints[:, place], ints[:, place + 1 :] = (
-            chosen[:, :place],
-            item_ids.view(np.int64),
-            chosen[:, place:],
-        )
-        return ints
+        stale = slots[columns.at.take(slots) != number]
+        rows, numbers = columns.rows.take(stale, axis=0), columns.numbers.take(stale, axis=0)
+        gathered = self._partials.gather(rows, numbers, time_us)
+        columns.steady[stale] = steady_features(self._side, gathered)
+        if self._moves:
+            columns.newest_us[stale], columns.recencies[stale] = gathered.newest_us, gathered.recencies
+            columns.decay_values[stale], columns.decay_times[stale] = gathered.decay_values, gathered.decay_times
+        columns.at[stale] = number
 
     def _slots(self, item_ids: Ids) -> Ints:
         """The items' slots, new ones where they have none; capacity grows by half when it is used up."""
@@ -390,5 +364,37 @@ class ItemSnapshot:
             self._columns = larger
 
 
-def _span(start: int, width: int) -> range:
-    return range(start, start + width)
+@kernel
+def _gather(
+    slots: Ints,
+    number: int,
+    kept: tuple[npt.NDArray[np.int32], Features, npt.NDArray[np.bool_], Codes, Codes],
+    found: tuple[Features, npt.NDArray[np.bool_], Codes, Codes],
+) -> bool:
+    """Copy what is kept at `slots` into `found`, of which all but the features may be shorter; False where an item's
+    columns are not those of tile time `number`.
+    """
+    at, steady, known, category, codes = kept
+    features, found_known, found_category, found_codes = found
+    for row in range(len(slots)):
+        slot = slots[row]
+        if at[slot] != number:
+            return False
+        for column in range(steady.shape[1]):
+            features[row, column] = steady[slot, column]
+        if row < len(found_known):
+            found_known[row], found_category[row] = known[slot], category[slot]
+            for column in range(codes.shape[1]):
+                found_codes[row, column] = codes[slot, column]
+    return True
+
+
+@kernel
+def _put_ints(item_ids: Ids, codes: Codes, chosen: Ints, id_at: int, ints: Ints) -> None:
+    """Fill `ints` (n, `Layout.item_int_names`): the chosen codes in order, and the id at its place, if it has one."""
+    for row in range(len(ints)):
+        for column in range(len(chosen)):
+            place = column if id_at == NO_PLACE or column < id_at else column + 1
+            ints[row, place] = np.int64(codes[row, chosen[column]])
+        if id_at != NO_PLACE:
+            ints[row, id_at] = np.int64(item_ids[row])

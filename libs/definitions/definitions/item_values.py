@@ -2,14 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from definitions.compiled import inlined, kernel
 from definitions.plan import Side, WindowColumn
+from definitions.reads import (
+    NONE,
+    SECOND_US,
+    Features,
+    Floats,
+    Ints,
+    columns_of,
+    decayed_at,
+    or_none,
+    ratio_at,
+    rows_of,
+    scales_of,
+)
 from definitions.tiles import NEVER, ratio
-
-_SECOND_US = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,30 +87,95 @@ def move_features(
 
     Reads of `items` neither totals nor tiles nor numbers.
     """
+    times = np.array([time_us]) if isinstance(time_us, int) else time_us
+    kept = Moving(items.newest_us, items.decay_values, items.decay_times, items.recencies)
+    put_moving(item_moves(side), kept, np.arange(len(features)), times, features)
+
+
+class Moving(NamedTuple):
+    """Of each item what `put_moving` reads, as in `Gathered`."""
+
+    newest_us: Ints
+    decay_values: Floats
+    decay_times: Ints
+    recencies: Ints
+
+
+class ItemMoves(NamedTuple):
+    """Rows of numbers, one for each column that moves; places are among the item's columns."""
+
+    expiring: Ints  # place, ttl_us
+    nothing: Floats  # what an expired one has
+    decayed: Ints  # place, numerator's decay, denominator's, ttl_us
+    scales: Floats  # of each decayed one: scale, prior mean, prior weight
+    half_lives: Floats  # of each decay, in us
+    recencies: Ints  # place, recency, cap_us, ttl_us
+
+
+@lru_cache(maxsize=64)
+def item_moves(side: Side) -> ItemMoves:
+    """The arrays of an item side."""
     place = side.places
-    for window in side.window_columns:
-        if window.ttl_us is not None:
-            prior = window.prior
-            nothing = 0.0 if window.den is None else ratio(0.0, 0.0, window.scale, prior.mean, prior.weight)
-            features[~_fresh(items, time_us, window.ttl_us), place[window.position]] = nothing
-    if side.decayed_columns:
-        decays = _decays(side, items, time_us)
-    for column in side.decayed_columns:
-        weight, weights = decays[:, column.num], None if column.den is None else decays[:, column.den]
-        if column.ttl_us is not None:
-            fresh = _fresh(items, time_us, column.ttl_us)
-            weight, weights = weight * fresh, None if weights is None else weights * fresh
-        features[:, place[column.position]] = (
-            weight / column.scale
-            if weights is None
-            else ratio(weight, weights, column.scale, column.prior.mean, column.prior.weight)
-        )
-    for recency in side.recency_columns:
-        newest_us = items.recencies[:, recency.recency]
-        age_us = np.maximum(time_us - np.maximum(newest_us, time_us - recency.cap_us), 0)
-        if recency.ttl_us is not None:
-            age_us = np.where(_fresh(items, time_us, recency.ttl_us), age_us, recency.cap_us)
-        features[:, place[recency.position]] = age_us / _SECOND_US
+    expiring = [window for window in side.window_columns if window.ttl_us is not None]
+    decayed = columns_of(side.decayed_columns)
+    decayed[:, 0] = [place[column.position] for column in side.decayed_columns]
+    return ItemMoves(
+        expiring=rows_of(2, ((place[window.position], or_none(window.ttl_us)) for window in expiring)),
+        nothing=np.array(
+            [
+                0.0 if window.den is None else ratio(0.0, 0.0, window.scale, window.prior.mean, window.prior.weight)
+                for window in expiring
+            ],
+            np.float64,
+        ),
+        decayed=decayed,
+        scales=scales_of(side.decayed_columns),
+        half_lives=np.array([decay.half_life_us for decay in side.decays], np.float64),
+        recencies=rows_of(
+            4, ((place[r.position], r.recency, r.cap_us, or_none(r.ttl_us)) for r in side.recency_columns)
+        ),
+    )
+
+
+@kernel
+def put_moving(moves: ItemMoves, kept: Moving, slots: Ints, times: Ints, features: Features) -> None:
+    """`move_features` of the items whose values stand at `slots`; `times` int64, one for all or one for each row.
+
+    Items have no block, so an event at or after t counts as if it were now.
+    """
+    for row in range(len(slots)):
+        slot, time_us = slots[row], times[row if len(times) > 1 else 0]
+        for i in range(len(moves.expiring)):
+            if not _is_fresh(moves.expiring[i, 1], time_us, kept.newest_us[slot]):
+                features[row, moves.expiring[i, 0]] = moves.nothing[i]
+        for i in range(len(moves.decayed)):
+            place, num, den, ttl_us = moves.decayed[i]
+            scale, mean, prior = moves.scales[i]
+            fresh = 1.0 if _is_fresh(ttl_us, time_us, kept.newest_us[slot]) else 0.0
+            above = fresh * _decayed(moves, kept, slot, num, time_us)
+            if den == NONE:
+                features[row, place] = above / scale
+            else:
+                below = fresh * _decayed(moves, kept, slot, den, time_us)
+                features[row, place] = ratio_at(above, below, scale, mean, prior)
+        for i in range(len(moves.recencies)):
+            place, recency, cap_us, ttl_us = moves.recencies[i]
+            age_us = max(time_us - max(kept.recencies[slot, recency], time_us - cap_us), 0)
+            if not _is_fresh(ttl_us, time_us, kept.newest_us[slot]):
+                age_us = cap_us
+            features[row, place] = age_us / SECOND_US
+
+
+@inlined
+def _decayed(moves: ItemMoves, kept: Moving, slot: int, decay: int, time_us: int) -> float:
+    """A time that has not been has a value of 0, whose age does not matter."""
+    at_us = max(kept.decay_times[slot, decay], NEVER // 2)
+    return decayed_at(kept.decay_values[slot, decay], time_us - at_us, moves.half_lives[decay])
+
+
+@inlined
+def _is_fresh(ttl_us: int, time_us: int, newest_us: int) -> bool:
+    return ttl_us == NONE or newest_us >= time_us - ttl_us
 
 
 def _sum(side: Side, items: Gathered, index: int) -> npt.NDArray[np.int64]:
@@ -104,18 +183,3 @@ def _sum(side: Side, items: Gathered, index: int) -> npt.NDArray[np.int64]:
     if spec.window_us is None:
         return items.totals[:, spec.measure]
     return items.tiles[spec.hop_us, spec.window_us][:, side.place_in_class(spec)]
-
-
-def _decays(side: Side, items: Gathered, time_us: int | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Values at t (n, decays); items have no block, so an event at or after t counts as if it were now.
-
-    A time that has not been has a value of 0, whose age does not matter.
-    """
-    half_lives = np.array([decay.half_life_us for decay in side.decays], np.float64)
-    at = time_us if isinstance(time_us, int) else time_us[:, None]
-    ages_us = np.maximum(at - np.maximum(items.decay_times, NEVER // 2), 0)
-    return np.asarray(items.decay_values * np.exp2(-ages_us / half_lives))
-
-
-def _fresh(items: Gathered, time_us: int | npt.NDArray[np.int64], ttl_us: int) -> npt.NDArray[np.bool_]:
-    return np.asarray(items.newest_us >= time_us - ttl_us)

@@ -6,7 +6,6 @@ sums, tables, histories and recencies hold only what has left the block, and a r
 nothing is ever subtracted from a float.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from definitions.plan import Selector, Side
@@ -88,24 +87,3 @@ class UserState:
         self.histories: list[list[Moment]] = [[] for _ in side.histories]
         self.tables = [TableState() for _ in side.tables]
         self.seen: dict[int, None] = {}  # hashes of items, the latest last
-
-    def history(self, index: int) -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]:
-        """Times, item ids, values and categories of a history's events outside the block, ascending."""
-        moments = self.histories[index]
-        return (
-            [m.time_us for m in moments],
-            [m.item_id for m in moments],
-            [m.value for m in moments],
-            [m.category for m in moments],
-        )
-
-    def table(self, index: int) -> TableState:
-        """A table without the block's events."""
-        return self.tables[index]
-
-    def tile_sum(self, column: int, first: int, end: int) -> int:
-        """Sum of the tiles first <= index < end."""
-        tiles = self.tiles[column]
-        if len(tiles) < end - first:
-            return sum(total for index, total in tiles.items() if first <= index < end)
-        return sum(tiles.get(index, 0) for index in range(first, end))

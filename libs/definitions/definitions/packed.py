@@ -4,27 +4,25 @@ Equal states give equal bytes, whatever batches or restarts led to them; only th
 """
 
 import struct
-from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from itertools import accumulate, chain, repeat
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from definitions.errors import CorruptRow, LayoutMismatch
-from definitions.kernel import Moment, TableState, UserState
+from definitions.kernel import Moment, UserState
 from definitions.layout import Layout
 from definitions.plan import FORMAT_VERSION, Side
 from definitions.seen import seen_hash
+from definitions.user_pack import ENTRY_BYTES, MOMENT_BYTES, is_whole
+from definitions.user_reads import user_reads
 
-_HEADER = struct.Struct("<BIqIQQ")
-_INT64, _UINT64, _UINT32 = np.dtype("<i8"), np.dtype("<u8"), np.dtype("<u4")
+_HEADER, _SHORT = struct.Struct("<BIqIQQ"), struct.Struct("<H")
 _EPOCH_AT = 13  # the epoch's place in the header
 _WORD = 2**64 - 1  # sums wrap like numpy's: a hostile overflow must not stop a consumer for ever
-_MOMENT_BYTES = 8 + 8 + 8 + 4 + 4
-_ENTRY_BYTES = 4 + 8 + 8 + 8
 _TILE_BYTES = 8 + 8
 
 
@@ -144,7 +142,7 @@ def pack_user(layout: Layout, state: UserState, epoch: int) -> bytes:
 
 
 class UserRow:
-    """A packed row, read as far as it is asked. Not thread-safe; values are those of `UserState`."""
+    """A packed row that fits the layout: `header`, and all its bytes as `data`. `UserAt` reads it at a time."""
 
     def __init__(self, layout: Layout, row: bytes) -> None:
         self.header = read_header(row)
@@ -153,127 +151,62 @@ class UserRow:
                 f"row of format {self.header.version}, layout {self.header.layout_hash:08x}; this reader has "
                 f"{FORMAT_VERSION}, {layout.layout_hash:08x}: rebuild the rows or deploy the other layout"
             )
+        self.data = np.frombuffer(row, np.uint8)
+        if not is_whole(user_reads(layout).plan, self.data):
+            raise CorruptRow(f"row of {len(row)} bytes: its lengths do not add up, or exceed the layout's; rebuild it")
+        self._side = layout.user
         self._bytes = row
-        side = layout.user
-        fixed = _fixed(side)
-        try:
-            values: tuple[Any, ...] = fixed.unpack_from(row, _HEADER.size)
-        except struct.error as exc:
-            raise CorruptRow(f"row of {len(row)} bytes ends within its fixed columns; rebuild it") from exc
-        parts = [values[cut] for cut in _cuts(side)]
-        self.newest_us = self.header.last_event_time_us
-        self.totals: list[int]
-        self.decay_values: list[float]
-        self.decay_times: list[int]
-        self.recencies: list[int]
-        self.numbers: list[float]
-        self.codes: list[int]
-        self._table_totals: Sequence[float]
-        self._table_times: Sequence[int]
-        self._history_lens: Sequence[int]
-        self._table_lens: Sequence[int]
-        self._tile_lens: Sequence[int]
-        self.totals, self.decay_values, self.decay_times, self.recencies, self.numbers, self.codes = map(
-            list, parts[:6]
-        )
-        self._table_totals, self._table_times, erased, block_len = parts[6:10]
-        self._history_lens, self._table_lens, self._tile_lens, seen_len = parts[10:]
-        self.erased = bool(erased[0])
-        self._block_len: int = block_len[0]
-        self._seen_len: int = seen_len[0]
-        self._block_at = _HEADER.size + fixed.size
-        self._histories_at: int = self._block_at + _MOMENT_BYTES * self._block_len
-        self._tables_at = self._histories_at + _MOMENT_BYTES * sum(self._history_lens)
-        self._tiles_at: int = self._tables_at + _ENTRY_BYTES * sum(self._table_lens)
-        self._seen_at = self._tiles_at + _TILE_BYTES * sum(self._tile_lens)
-        if self._seen_at + 4 * self._seen_len != len(row):
-            raise CorruptRow(
-                f"row of {len(row)} bytes, its lengths add up to {self._seen_at + 4 * self._seen_len}; rebuild it"
-            )
-
-    @cached_property
-    def block(self) -> list[Moment]:
-        """The newest 16 events, ascending."""
-        return self._moments(self._block_at, self._block_len)
-
-    def _moments(self, at: int, n: int) -> list[Moment]:
-        values = _moments_struct(n).unpack_from(self._bytes, at)
-        rows = zip(*(values[i : i + n] for i in range(0, 5 * n, n)), strict=True) if n else ()
-        return list(map(tuple.__new__, repeat(Moment), rows))  # a third of what Moment's own constructor takes
-
-    def _history_at(self, index: int) -> int:
-        before = sum(self._history_lens[:index])
-        return self._histories_at + _MOMENT_BYTES * before
-
-    def history(
-        self, index: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
-        """Times, item ids, values and categories of a history's events outside the block, ascending."""
-        n, at, row = self._history_lens[index], self._history_at(index), self._bytes
-        return (
-            np.frombuffer(row, _INT64, n, at),
-            np.frombuffer(row, _UINT64, n, at + 8 * n),
-            np.frombuffer(row, _INT64, n, at + 20 * n),
-            np.frombuffer(row, _UINT32, n, at + 28 * n),
-        )
-
-    def table(self, index: int) -> TableState:
-        """A table without the block's events."""
-        state = TableState()
-        state.total, state.time_us = self._table_totals[index], self._table_times[index]
-        n, at = self._table_lens[index], self._tables_at + _ENTRY_BYTES * sum(self._table_lens[:index])
-        values = _struct(f"<{n}I{n}d{n}d{n}q").unpack_from(self._bytes, at)
-        weights = zip(values[n : 2 * n], values[2 * n : 3 * n], values[3 * n :], strict=True)
-        state.entries = dict(zip(values[:n], weights, strict=True))
-        return state
-
-    @cached_property
-    def _tiles(self) -> list[tuple[Sequence[int], Sequence[int]]]:
-        columns: list[tuple[Sequence[int], Sequence[int]]] = []
-        at = self._tiles_at
-        for n in self._tile_lens:
-            values = _struct(f"<{2 * n}q").unpack_from(self._bytes, at) if n else ()
-            columns.append((values[:n], values[n:]))
-            at += _TILE_BYTES * n
-        return columns
-
-    def tile_sum(self, column: int, first: int, end: int) -> int:
-        """Sum of the tiles first <= index < end."""
-        indexes, sums = self._tiles[column]
-        if not indexes or indexes[-1] < first:
-            return 0
-        return sum(sums[bisect_left(indexes, first) : bisect_left(indexes, end)])
 
     @cached_property
     def _seen(self) -> npt.NDArray[np.uint32]:
-        hashes = np.frombuffer(self._bytes, "<u4", self._seen_len, self._seen_at).astype(np.uint32)
-        hashes.sort()
-        return hashes
+        """Hashes in the order they came; they end the row."""
+        (n,) = _SHORT.unpack_from(self._bytes, _HEADER.size + _fixed(self._side).size - _SHORT.size)
+        return np.frombuffer(self._bytes, "<u4", n, len(self._bytes) - 4 * n)
+
+    @cached_property
+    def _sorted_seen(self) -> npt.NDArray[np.uint32]:
+        return np.sort(self._seen)
 
     def seen_mask(self, item_ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Which items the user has consumed, (n,) bool: by 32-bit hash, among the last that the row keeps."""
-        if not self._seen_len:
+        if not len(self._seen):
             return np.zeros(len(item_ids), bool)
-        hashes = seen_hash(np.asarray(item_ids, np.uint64))
-        return np.asarray(self._seen.take(self._seen.searchsorted(hashes), mode="clip") == hashes)
+        hashes, seen = seen_hash(np.asarray(item_ids, np.uint64)), self._sorted_seen
+        return np.asarray(seen.take(seen.searchsorted(hashes), mode="clip") == hashes)
 
-    def state(self, side: Side) -> UserState:
+    def state(self) -> UserState:
         """The whole row as the state that was packed."""
-        state = UserState(side)
-        state.newest_us = self.newest_us
+        side, row, state = self._side, self._bytes, UserState(self._side)
+        values: tuple[Any, ...] = _fixed(side).unpack_from(row, _HEADER.size)
+        parts = [values[cut] for cut in _cuts(side)]
+        table_totals, table_times, erased, block_len, history_lens, table_lens, tile_lens, _ = parts[6:]
+        state.newest_us, state.erased = self.header.last_event_time_us, bool(erased[0])
         state.interactions_offset, state.users_offset = self.header.interactions_offset, self.header.users_offset
-        state.erased = self.erased
-        state.numbers, state.codes, state.totals = list(self.numbers), list(self.codes), list(self.totals)
-        state.decay_values, state.decay_times = list(self.decay_values), list(self.decay_times)
-        state.recencies = list(self.recencies)
-        state.block = list(self.block)
-        state.histories = [self._moments(self._history_at(i), n) for i, n in enumerate(self._history_lens)]
-        state.tables = [self.table(index) for index in range(len(self._table_lens))]
-        state.tiles = [dict(zip(indexes, sums, strict=True)) for indexes, sums in self._tiles]
-        state.seen = dict.fromkeys(
-            np.frombuffer(self._bytes, "<u4", self._seen_len, self._seen_at).tolist()  # in order, unlike `_seen`
-        )
+        state.totals, state.decay_values, state.decay_times = map(list, parts[:3])
+        state.recencies, state.numbers, state.codes = map(list, parts[3:6])
+        at = _HEADER.size + _fixed(side).size
+        moments = []
+        for n in (*block_len, *history_lens):
+            moments.append(_moments(row, at, n))
+            at += MOMENT_BYTES * n
+        state.block, *state.histories = moments
+        for table, total, time_us, n in zip(state.tables, table_totals, table_times, table_lens, strict=True):
+            entries = _struct(f"<{n}I{n}d{n}d{n}q").unpack_from(row, at)
+            at += ENTRY_BYTES * n
+            weights = zip(entries[n : 2 * n], entries[2 * n : 3 * n], entries[3 * n :], strict=True)
+            table.total, table.time_us, table.entries = total, time_us, dict(zip(entries[:n], weights, strict=True))
+        state.tiles = []
+        for n in tile_lens:
+            tiles = _struct(f"<{2 * n}q").unpack_from(row, at)
+            at += _TILE_BYTES * n
+            state.tiles.append(dict(zip(tiles[:n], tiles[n:], strict=True)))
+        state.seen = dict.fromkeys(self._seen.tolist())
         return state
+
+
+def _moments(row: bytes, at: int, n: int) -> list[Moment]:
+    values = _moments_struct(n).unpack_from(row, at)
+    return [Moment(*each) for each in zip(*(values[i : i + n] for i in range(0, 5 * n, n)), strict=True)] if n else []
 
 
 def unpack_user_row(layout: Layout, row: bytes) -> UserRow:

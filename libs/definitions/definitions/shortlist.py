@@ -24,10 +24,9 @@ from definitions.candidates import (
     merge,
 )
 from definitions.item_snapshot import Attributes
-from definitions.layout import Layout
 from definitions.rules import MAX_CANDIDATES
 from definitions.serving_rules import ServingRules
-from definitions.user_values import UserAt, UserView
+from definitions.user_values import UserAt
 
 Guard = Callable[[str, Find], Find]
 """A source and its name -> one that survives the errors of the other."""
@@ -79,11 +78,9 @@ def eligible_items(
     return eligible
 
 
-def history_ids(layout: Layout, rules: ServingRules, row: UserView | None, time_us: int) -> Ids:
-    """The items that sources search by, uint64 (k,), newest first; none for a user without a row."""
-    if row is None or rules.history is None:
-        return NOTHING
-    return UserAt(layout, row, time_us).history(rules.history).item_ids
+def history_ids(rules: ServingRules, user: UserAt) -> Ids:
+    """The items that sources search by, uint64 (k,), newest first."""
+    return NOTHING if rules.history is None else user.history(rules.history)
 
 
 def how_many(rules: ServingRules, shown: int) -> int:

@@ -63,7 +63,7 @@ Bytes = npt.NDArray[np.uint8]
 
 HEADER = 33
 _AHEAD = 8  # rows
-_MOMENT_BYTES, _ENTRY_BYTES = 32, 28
+MOMENT_BYTES, ENTRY_BYTES = 32, 28
 
 
 @inlined
@@ -92,11 +92,11 @@ def row_bounds(plan: Plan, words: Words, heads: Words) -> npt.NDArray[np.int64]:
         _fetch_ahead(plan, words, heads, i)
         head = heads[i]
         size = fixed + cells_bytes(plan, words, head)
-        size += _MOMENT_BYTES * length_of(words, head + plan[AT_BLOCK])
+        size += MOMENT_BYTES * length_of(words, head + plan[AT_BLOCK])
         for number in range(plan[HISTORIES]):
-            size += _MOMENT_BYTES * length_of(words, head + plan[AT_HISTORIES] + VECTOR * number)
+            size += MOMENT_BYTES * length_of(words, head + plan[AT_HISTORIES] + VECTOR * number)
         for number in range(plan[TABLES]):
-            size += _ENTRY_BYTES * length_of(words, head + plan[AT_TABLES] + VECTOR * number)
+            size += ENTRY_BYTES * length_of(words, head + plan[AT_TABLES] + VECTOR * number)
         size += 4 * length_of(words, head + plan[AT_SEEN])
         bounds[i + 1] = bounds[i] + size
     return bounds
@@ -160,7 +160,7 @@ def _put_moments(words: Words, vector: int, out: Bytes, at: int) -> int:
         put(out, at + 16 * length + 4 * number, np.uint32(words[moment + 3]))
         put(out, at + 20 * length + 8 * number, words[moment + 2])
         put(out, at + 28 * length + 4 * number, np.uint32(words[moment + 3] >> 32))
-    return at + _MOMENT_BYTES * length
+    return at + MOMENT_BYTES * length
 
 
 @inlined
@@ -171,7 +171,7 @@ def _put_entries(words: Words, vector: int, out: Bytes, at: int) -> int:
         put(out, at + 4 * number, np.uint32(words[entry]))
         for part in range(3):
             put(out, at + 4 * length + 8 * (part * length + number), words[entry + 1 + part])
-    return at + _ENTRY_BYTES * length
+    return at + ENTRY_BYTES * length
 
 
 @inlined
@@ -256,6 +256,12 @@ def release_all(plan: Plan, words: Words, head: int) -> None:
     release(words, seen, 1)
 
 
+@kernel
+def is_whole(plan: Plan, row: Bytes) -> bool:
+    """Is it a row of this plan whose lengths add up and fit."""
+    return _is_whole(plan, row, 0, len(row))
+
+
 @inlined
 def _is_whole(plan: Plan, data: Bytes, at: int, end: int) -> bool:
     """Do the row's lengths add up, and does every vector hold them."""
@@ -264,7 +270,7 @@ def _is_whole(plan: Plan, data: Bytes, at: int, end: int) -> bool:
     if end - at < fixed or data[at] != FORMAT_VERSION or take_u32(data, at + 1) != plan[HASH]:
         return False
     lengths = at + fixed - 2 * (plan[HISTORIES] + plan[TABLES] + columns + 1) - 1
-    total = _MOMENT_BYTES * np.int64(data[lengths])
+    total = MOMENT_BYTES * np.int64(data[lengths])
     if data[lengths] > BLOCK:
         return False
     lengths += 1
@@ -273,7 +279,7 @@ def _is_whole(plan: Plan, data: Bytes, at: int, end: int) -> bool:
         is_history = number < plan[HISTORIES]
         if length > (plan[plan[KS] + number] if is_history else plan[plan[TABLE_KS] + number - plan[HISTORIES]]):
             return False
-        total += (_MOMENT_BYTES if is_history else _ENTRY_BYTES) * length
+        total += (MOMENT_BYTES if is_history else ENTRY_BYTES) * length
     lengths += 2 * (plan[HISTORIES] + plan[TABLES])
     for column in range(columns):
         total += 16 * np.int64(take_u16(data, lengths + 2 * column))
@@ -294,7 +300,7 @@ def _take_moments(words: Words, vector: int, length: int, most: int, data: Bytes
             category = np.int64(take_u32(data, at + 28 * length + 4 * number))
             words[moment + 3] = np.int64(take_u32(data, at + 16 * length + 4 * number)) | (category << 32)
         set_vector(words, vector, length, 0, words[vector + 1] >> 40)
-    return at + _MOMENT_BYTES * length
+    return at + MOMENT_BYTES * length
 
 
 @inlined
@@ -307,4 +313,4 @@ def _take_entries(words: Words, vector: int, length: int, most: int, data: Bytes
             for part in range(3):
                 words[entry + 1 + part] = take_i64(data, at + 4 * length + 8 * (part * length + number))
         set_vector(words, vector, length, 0, words[vector + 1] >> 40)
-    return at + _ENTRY_BYTES * length
+    return at + ENTRY_BYTES * length

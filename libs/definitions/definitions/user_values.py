@@ -1,260 +1,378 @@
-"""A user's values at time t: one pure function for the gateway, the nightly batch, backfill and tests."""
+"""A user's values at time t: one compiled function of the packed row, for the gateway, the nightly batch and tests."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from definitions.kernel import Moment, TableState, matches
+from definitions.compiled import float_of, inlined, kernel, take_i64, take_u16, take_u32
+from definitions.kernel import UserState
 from definitions.layout import Layout
-from definitions.plan import BLOCK, Measure, Selector, Side, Table
-from definitions.tiles import NEVER, decayed, end_tile, first_tile, ratio_of
-
-T = TypeVar("T", bound=np.generic)
-
-_SECOND_US = 1e6
-_OVER = math.inf  # more than any value
-
-
-class UserView(Protocol):
-    """What is read of a user: a packed row (`UserRow`) or a live state (`UserState`)."""
-
-    newest_us: int
-    totals: list[int]
-    decay_values: list[float]
-    decay_times: list[int]
-    recencies: list[int]
-    numbers: list[float]
-    codes: list[int]
-
-    @property
-    def block(self) -> list[Moment]:
-        """The newest 16 events, ascending."""
-
-    def history(self, index: int) -> tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]:
-        """Times, ids, values and categories of older events, ascending."""
-
-    def table(self, index: int) -> TableState:
-        """Weights of older events."""
-
-    def tile_sum(self, column: int, first: int, end: int) -> int:
-        """Sum of the tiles first <= index < end."""
-
-
-@dataclass(frozen=True, slots=True)
-class TableAt:
-    """One affinity table at t: total weight, and category -> (all, positive)."""
-
-    total: float
-    entries: dict[int, tuple[float, float]]
+from definitions.packed import UserRow, pack_user, unpack_user_row
+from definitions.plan import BLOCK
+from definitions.program import (
+    ADDS,
+    CODES,
+    COLUMNS,
+    DECAYS,
+    FADES,
+    HALF_LIVES,
+    HISTORIES,
+    KEPT,
+    KS,
+    MEASURES,
+    NUMBERS,
+    RATES,
+    RECENCIES,
+    TABLE_HALF_LIVES,
+    TABLES,
+    TIMES,
+    Plan,
+)
+from definitions.reads import (
+    NONE,
+    SECOND_US,
+    Codes,
+    Floats,
+    Ids,
+    Ints,
+    decayed_at,
+    end_tile_at,
+    first_tile_at,
+    ratio_at,
+)
+from definitions.tiles import NEVER
+from definitions.user_pack import ENTRY_BYTES, HEADER, MOMENT_BYTES, Bytes
+from definitions.user_reads import UserReads, user_reads
 
 
 class Past(NamedTuple):
-    """Events of a history, newest first: `item_ids` uint64, `values` int64 (1e-6 units), `categories` uint32, (n,)."""
+    """Events of all histories, each one's newest first from its place in `UserReads.past_at` on: item ids uint64,
+    values int64 (1e-6 units), categories uint32; `counts` int64 (histories,), how many each has.
+    """
 
-    item_ids: npt.NDArray[np.uint64]
-    values: npt.NDArray[np.int64]
-    categories: npt.NDArray[np.uint32]
+    ids: Ids
+    values: Ints
+    categories: Codes
+    counts: Ints
 
 
-_NO_PAST = Past(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.uint32))
+class TablesAt(NamedTuple):
+    """Affinity tables at t: categories uint32 (T, room), their weights float64 (T, room, 2) of all and of positive
+    events, the weight of a whole table float64 (T,), and how many categories it has, int64 (T,).
+    """
+
+    categories: Codes
+    weights: Floats
+    totals: Floats
+    counts: Ints
 
 
 class UserAt:
-    """One user evaluated at `time_us`: only events with event time < t exist. View None: a user without history.
+    """One user evaluated at `time_us`: only events with event time < t exist. Row None: a user without history.
 
-    `tied`: all 16 newest events are at or after t, so older ones among them may be counted too; count such rows.
+    `floats` float64 (F,): the user's columns at their positions, 0 elsewhere; never NaN. `ints` int64 (Ku,): last-k ids
+    (the uint64 bits) and values, and user codes; 0 where the request's codes go. `last_us`: the newest event before t,
+    NEVER if there is none. `tied`: all 16 newest events are at or after t, so older ones among them may be counted
+    too; count such rows.
     """
 
-    def __init__(self, layout: Layout, view: UserView | None, time_us: int) -> None:
-        self._layout = layout
-        self._side = layout.user
-        self._view = view
-        self._time_us = time_us
-        self.before: list[Moment] = []
-        self._since: list[Moment] = []
-        self._matching: dict[Selector, list[Moment]] = {}
-        self._tables: dict[int, TableAt] = {}
-        self._histories: dict[int, Past] = {}
-        if view is not None:
-            block = view.block
-            if not block or block[-1].time_us < time_us:
-                self.before = block
-            else:
-                self.before = [moment for moment in block if moment.time_us < time_us]
-                self._since = block[len(self.before) :]
-        self.tied = len(self._since) == BLOCK
+    __slots__ = ("floats", "ints", "last_us", "layout", "past", "tables", "tied", "time_us")
 
-    def write_floats(self, columns: list[float]) -> None:
-        """Write the user's float columns, each at its position; never NaN."""
-        side = self._side
-        sums = self._sums()
-        decays = [self._decay(index) for index in range(len(side.decays))]
-        for window in side.window_columns:
-            num, den = sums[window.num], None if window.den is None else sums[window.den]
-            if window.ttl_us is not None and self._expired(window.ttl_us):
-                num, den = 0, None if den is None else 0
-            prior = window.prior
-            columns[window.position] = (
-                num / window.scale if den is None else ratio_of(num, den, window.scale, prior.mean, prior.weight)
-            )
-        for column in side.decayed_columns:
-            weight, weights = decays[column.num], None if column.den is None else decays[column.den]
-            if column.ttl_us is not None and self._expired(column.ttl_us):
-                weight, weights = 0.0, None if weights is None else 0.0
-            prior = column.prior
-            columns[column.position] = (
-                weight / column.scale
-                if weights is None
-                else ratio_of(weight, weights, column.scale, prior.mean, prior.weight)
-            )
-        for recency in side.recency_columns:
-            expired = recency.ttl_us is not None and self._expired(recency.ttl_us)
-            age_us = recency.cap_us if expired else self._age(recency.recency, recency.cap_us)
-            columns[recency.position] = age_us / _SECOND_US
-        for number in side.number_columns:
-            value = float("nan") if self._view is None else self._view.numbers[number.number]
-            columns[number.position] = number.default if value != value else value
-
-    def table(self, index: int, ttl_us: int | None) -> TableAt:
-        """An affinity table at t, the block's events before t included."""
-        if self._view is None or (ttl_us is not None and self._expired(ttl_us)):
-            return TableAt(0.0, {})
-        found = self._tables.get(index)
-        if found is None:
-            spec, older = self._side.tables[index], self._view.table(index)
-            found = self._tables[index] = table_at(spec, older, self.before, self._time_us)
-        return found
-
-    def history(self, index: int) -> Past:
-        """A history's newest k events before t, newest first."""
-        found = self._histories.get(index)
-        if found is None:
-            found = self._histories[index] = _NO_PAST if self._view is None else self._past(self._view, index)
-        return found
-
-    def _past(self, view: UserView, index: int) -> Past:
-        spec = self._side.histories[index]
-        newer = self._newer(spec.selector)[: -spec.k - 1 : -1]
-        times, ids, values, categories = view.history(index)
-        older_ids = np.asarray(ids, np.uint64)
-        end = int(np.searchsorted(np.asarray(times, np.int64), self._time_us)) if self.tied else len(older_ids)
-        older = slice(max(0, end - spec.k + len(newer)), end)
-        return Past(
-            _joined([moment.item_id for moment in newer], older_ids[older]),
-            _joined([moment.value for moment in newer], np.asarray(values, np.int64)[older]),
-            _joined([moment.category for moment in newer], np.asarray(categories, np.uint32)[older]),
+    def __init__(self, layout: Layout, row: UserRow | None, time_us: int) -> None:
+        reads = user_reads(layout)
+        data = _nobody(layout) if row is None else row.data
+        tables, past = int(reads.plan[TABLES]), int(reads.past_at[-1])
+        self.layout, self.time_us = layout, time_us
+        self.floats = np.zeros(len(layout.feature_names))
+        self.ints = np.zeros(len(layout.user_int_names), np.int64)
+        self.past = Past(
+            np.zeros(past, np.uint64),
+            np.zeros(past, np.int64),
+            np.zeros(past, np.uint32),
+            np.zeros(len(reads.past_at) - 1, np.int64),
         )
-
-    def codes(self) -> list[int]:
-        """The user's category codes, 0 = absent."""
-        return [0] * self._side.code_width if self._view is None else self._view.codes
-
-    def _sums(self) -> list[int]:
-        """Every matching event of each window, less the block's at or after t."""
-        side, view, time_us = self._side, self._view, self._time_us
-        if view is None:
-            return [0] * len(side.sums)
-        sums, totals, tile_sum = [], view.totals, view.tile_sum
-        edges = {
-            (hop_us, window_us): (first_tile(time_us, window_us, hop_us), end_tile(time_us, hop_us))
-            for hop_us, window_us in _windows(side)
-        }
-        for spec in side.sums:
-            if spec.window_us is None:
-                total = totals[spec.measure]
-            else:
-                total = tile_sum(spec.tile_column, *edges[spec.hop_us, spec.window_us])
-            sums.append(total)
-        if self._since:
-            for index, spec in enumerate(side.sums):
-                since = self._since
-                if spec.window_us is not None:
-                    open_end_us = end_tile(time_us, spec.hop_us) * spec.hop_us  # later tiles were not read
-                    since = [moment for moment in since if moment.time_us < open_end_us]
-                sums[index] -= _amount(side.measures[spec.measure], since)
-        return sums
-
-    def _decay(self, index: int) -> float:
-        """Older events' weight, and the block's before t."""
-        if self._view is None:
-            return 0.0
-        spec = self._side.decays[index]
-        value = decayed(
-            self._view.decay_values[index], self._time_us - self._view.decay_times[index], spec.half_life_us
+        self.tables = TablesAt(
+            np.empty((tables, reads.room), np.uint32),
+            np.empty((tables, reads.room, 2)),
+            np.zeros(tables),
+            np.zeros(tables, np.int64),
         )
-        for moment in self._newer(spec.selector):
-            weight = float(moment.value) if spec.is_sum else 1.0
-            value += weight * 2.0 ** ((moment.time_us - self._time_us) / spec.half_life_us)
-        return value
+        self.last_us, self.tied = _evaluate(reads, data, time_us, self.floats, self.ints, self.past, self.tables)
 
-    def _age(self, index: int, cap_us: int) -> int:
-        """Time since the newest matching event before t, at most the cap."""
-        if self._view is None:
-            return cap_us
-        selector = self._side.recencies[index]
-        newer = self._newer(selector)
-        newest_us = newer[-1].time_us if newer else self._view.recencies[index]
-        return cap_us if newest_us == NEVER else max(0, min(self._time_us - newest_us, cap_us))
-
-    def _newer(self, selector: Selector) -> list[Moment]:
-        """The block's matching events before t, ascending."""
-        found = self._matching.get(selector)
-        if found is None:
-            least = _least_values(selector)
-            found = self._matching[selector] = [
-                moment for moment in self.before if moment.value >= least.get(moment.action, _OVER)
-            ]
-        return found
-
-    def _expired(self, ttl_us: int) -> bool:
-        """Is the user's newest event before t too old. A `tied` row's is not known, and counts as fresh."""
-        return not self.tied and (not self.before or self._time_us - self.before[-1].time_us > ttl_us)
+    def history(self, index: int) -> Ids:
+        """Ids of a history's newest k events before t, uint64 (n,), newest first."""
+        begin = int(user_reads(self.layout).past_at[index])
+        return self.past.ids[begin : begin + int(self.past.counts[index])]
 
 
 @lru_cache(maxsize=64)
-def _windows(side: Side) -> tuple[tuple[int, int], ...]:
-    """(hop, window) of what is read from tiles, each once."""
-    return tuple({(spec.hop_us, spec.window_us): None for spec in side.sums if spec.window_us is not None})
+def _nobody(layout: Layout) -> Bytes:
+    """The row of a user without history."""
+    return unpack_user_row(layout, pack_user(layout, UserState(layout.user), 0)).data
 
 
-@lru_cache(maxsize=1024)
-def _least_values(selector: Selector) -> dict[int, float]:
-    """Action -> the least value that counts."""
-    return {action: -math.inf if bound is None else bound for action, bound in selector}
+class _Row(NamedTuple):
+    """Where the parts of a row begin, and what of its block is before t."""
+
+    decay_values: int
+    decay_times: int
+    recencies: int
+    numbers: int
+    codes: int
+    table_totals: int
+    table_times: int
+    lengths: int
+    block: int
+    histories: int
+    time_us: int
+    held: int  # events of the block
+    before: int  # those before t
+    last_us: int
+    tied: bool
 
 
-def _joined(newer: list[int], older: npt.NDArray[T]) -> npt.NDArray[T]:
-    """`newer` as they are, then `older` from its end."""
-    joined = np.empty(len(newer) + len(older), older.dtype)
-    joined[: len(newer)] = newer
-    joined[len(newer) :] = older[::-1]
-    return joined
+@inlined
+def _read(plan: Plan, row: Bytes, time_us: int) -> _Row:
+    decay_values = HEADER + 8 * plan[MEASURES]
+    decay_times = decay_values + 8 * plan[DECAYS]
+    recencies = decay_times + 8 * plan[DECAYS]
+    numbers = recencies + 8 * plan[RECENCIES]
+    codes = numbers + 8 * plan[NUMBERS]
+    table_totals = codes + 4 * plan[CODES]
+    table_times = table_totals + 8 * plan[TABLES]
+    lengths = table_times + 8 * plan[TABLES] + 1
+    block = lengths + 1 + 2 * (plan[HISTORIES] + plan[TABLES] + plan[COLUMNS] + 1)
+    held = int(np.int64(row[lengths]))
+    before = held
+    while before and take_i64(row, block + 8 * (before - 1)) >= time_us:
+        before -= 1
+    last_us = take_i64(row, block + 8 * (before - 1)) if before else NEVER
+    return _Row(
+        decay_values, decay_times, recencies, numbers, codes, table_totals, table_times, lengths, block,
+        block + MOMENT_BYTES * held, time_us, held, before, last_us, held - before == BLOCK,
+    )  # fmt: skip
 
 
-def _amount(measure: Measure, moments: Sequence[Moment]) -> int:
-    return sum(moment.value if measure.is_sum else 1 for moment in moments if matches(measure.selector, moment))
+@inlined
+def _moment(row: Bytes, at: int, held: int, number: int) -> tuple[int, np.uint64, int, int, np.uint32]:
+    """Time, item, action, value and category of one of `held` events that begin at `at`."""
+    return (
+        take_i64(row, at + 8 * number),
+        np.uint64(take_i64(row, at + 8 * (held + number))),
+        int(np.int64(take_u32(row, at + 16 * held + 4 * number))),
+        take_i64(row, at + 20 * held + 8 * number),
+        take_u32(row, at + 28 * held + 4 * number),
+    )
 
 
-def table_at(spec: Table, table: TableState, before: Sequence[Moment], time_us: int) -> TableAt:
-    """A table at t: its entries, and the events of `before`, all before t. `table` is not changed."""
-    half_life_us = spec.half_life_us
-    total = decayed(table.total, time_us - table.time_us, half_life_us)
-    entries = {}
-    for category, (weight, positive, at_us) in table.entries.items():
-        left = decayed(1.0, time_us - at_us, half_life_us)
-        entries[category] = weight * left, positive * left
-    least, least_positive = _least_values(spec.selector), _least_values(spec.positive)
-    for at_us, _, action, value, category in before:
-        if category and value >= least.get(action, _OVER):
-            left = 2.0 ** ((at_us - time_us) / half_life_us)
-            total += left
-            weight, positive = entries.get(category, (0.0, 0.0))
-            if value >= least_positive.get(action, _OVER):
-                positive += left
-            entries[category] = weight + left, positive
-    return TableAt(total, entries)
+@inlined
+def is_over(ttl_us: int, time_us: int, last_us: int, tied: bool) -> bool:
+    """Is the user's newest event before t too old. A `tied` row's is not known, and counts as fresh."""
+    return ttl_us != NONE and not tied and (last_us == NEVER or time_us - last_us > ttl_us)
+
+
+@kernel
+def _evaluate(
+    reads: UserReads, row: Bytes, time_us: int, floats: Floats, ints: Ints, past: Past, tables: TablesAt
+) -> tuple[int, bool]:
+    """Fill `floats`, `ints`, `past` and `tables`; the newest event before t, and whether the row is tied."""
+    found = _read(reads.plan, row, time_us)
+    tables_at = _find_past(reads, row, found, past)
+    tiles_at = _find_tables(reads, row, found, tables_at, tables)
+    _put_windows(reads, found, _sums(reads, row, found, tiles_at), floats)
+    _put_decayed(reads, found, _decays(reads, row, found), floats)
+    _put_recencies(reads, row, found, floats)
+    for i in range(len(reads.numbers)):
+        value = float_of(take_i64(row, found.numbers + 8 * reads.numbers[i, 1]))
+        floats[reads.numbers[i, 0]] = reads.defaults[i] if np.isnan(value) else value
+    for i in range(len(reads.history_ints)):
+        history, first, k = reads.history_ints[i]
+        begin = reads.past_at[history]
+        for j in range(past.counts[history]):
+            ints[first + j] = np.int64(past.ids[begin + j])
+            ints[first + k + j] = past.values[begin + j]
+    for i in range(len(reads.code_ints)):
+        first, start, width = reads.code_ints[i]
+        for j in range(width):
+            ints[first + j] = np.int64(take_u32(row, found.codes + 4 * (start + j)))
+    return found.last_us, found.tied
+
+
+@kernel
+def _sums(reads: UserReads, row: Bytes, found: _Row, tiles_at: int) -> Ints:
+    """Every matching event of each window, less the block's at or after t."""
+    plan, time_us = reads.plan, found.time_us
+    lengths = found.lengths + 1 + 2 * (plan[HISTORIES] + plan[TABLES])
+    begins = np.empty(plan[COLUMNS], np.int64)
+    for column in range(plan[COLUMNS]):
+        begins[column] = tiles_at
+        tiles_at += 16 * int(np.int64(take_u16(row, lengths + 2 * column)))
+    sums = np.zeros(len(reads.sums), np.int64)
+    for i in range(len(sums)):
+        measure, window_us, column, hop_us = reads.sums[i]
+        if window_us == NONE:
+            sums[i] = take_i64(row, HEADER + 8 * measure)
+            continue
+        first, end = first_tile_at(time_us, window_us, hop_us), end_tile_at(time_us, hop_us)
+        tiles = int(np.int64(take_u16(row, lengths + 2 * column)))
+        for tile in range(tiles - 1, -1, -1):
+            index = take_i64(row, begins[column] + 8 * tile)
+            if index < first:
+                break
+            if index < end:
+                sums[i] += take_i64(row, begins[column] + 8 * (tiles + tile))
+    for number in range(found.before, found.held):
+        at_us, _, action, value, _ = _moment(row, found.block, found.held, number)
+        if action >= reads.actions:
+            continue
+        begin, end = _listed(plan, ADDS, action)
+        for i in range(len(sums)):
+            measure, window_us, _, hop_us = reads.sums[i]
+            if window_us != NONE and at_us >= end_tile_at(time_us, hop_us) * hop_us:
+                continue  # later tiles were not read
+            for at in range(begin, end, 3):
+                if plan[at] == measure and value >= plan[at + 1]:
+                    sums[i] -= value if plan[at + 2] else 1
+    return sums
+
+
+@inlined
+def _listed(plan: Plan, which: int, action: int) -> tuple[int, int]:
+    """Where an action's rows of a list begin and end."""
+    at = plan[which] + action
+    return plan[at], plan[at + 1]
+
+
+@inlined
+def _put_windows(reads: UserReads, found: _Row, sums: Ints, floats: Floats) -> None:
+    for i in range(len(reads.windows)):
+        position, num, den, ttl_us = reads.windows[i]
+        scale, mean, weight = reads.window_scales[i]
+        counts = 0 if is_over(ttl_us, found.time_us, found.last_us, found.tied) else 1
+        if den == NONE:
+            floats[position] = counts * sums[num] / scale
+        else:
+            floats[position] = ratio_at(counts * sums[num], counts * sums[den], scale, mean, weight)
+
+
+@kernel
+def _decays(reads: UserReads, row: Bytes, found: _Row) -> Floats:
+    """Older events' weight, and the block's before t."""
+    plan = reads.plan
+    decays = np.zeros(plan[DECAYS])
+    for i in range(len(decays)):
+        at_us = take_i64(row, found.decay_times + 8 * i)
+        if at_us != NEVER:
+            value = float_of(take_i64(row, found.decay_values + 8 * i))
+            decays[i] = decayed_at(value, found.time_us - at_us, plan[plan[HALF_LIVES] + i])
+    for number in range(found.before):
+        at_us, _, action, value, _ = _moment(row, found.block, found.held, number)
+        if action < reads.actions:
+            begin, end = _listed(plan, FADES, action)
+            for at in range(begin, end, 3):
+                if value >= plan[at + 1]:
+                    left = decayed_at(1.0, found.time_us - at_us, plan[plan[HALF_LIVES] + plan[at]])
+                    decays[plan[at]] += (float(value) if plan[at + 2] else 1.0) * left
+    return decays
+
+
+@inlined
+def _put_decayed(reads: UserReads, found: _Row, decays: Floats, floats: Floats) -> None:
+    for i in range(len(reads.decayed)):
+        position, num, den, ttl_us = reads.decayed[i]
+        scale, mean, weight = reads.decayed_scales[i]
+        counts = 0.0 if is_over(ttl_us, found.time_us, found.last_us, found.tied) else 1.0
+        if den == NONE:
+            floats[position] = counts * decays[num] / scale
+        else:
+            floats[position] = ratio_at(counts * decays[num], counts * decays[den], scale, mean, weight)
+
+
+@inlined
+def _put_recencies(reads: UserReads, row: Bytes, found: _Row, floats: Floats) -> None:
+    plan = reads.plan
+    for i in range(len(reads.recencies)):
+        position, recency, cap_us, ttl_us = reads.recencies[i]
+        newest_us = take_i64(row, found.recencies + 8 * recency)
+        for number in range(found.before):  # all of them newer than what has left the block
+            at_us, _, action, value, _ = _moment(row, found.block, found.held, number)
+            if action < reads.actions:
+                begin, end = _listed(plan, TIMES, action)
+                for at in range(begin, end, 2):
+                    if plan[at] == recency and value >= plan[at + 1]:
+                        newest_us = at_us
+        over = newest_us == NEVER or is_over(ttl_us, found.time_us, found.last_us, found.tied)
+        age_us = cap_us if over else max(0, min(found.time_us - newest_us, cap_us))
+        floats[position] = age_us / SECOND_US
+
+
+@inlined
+def _find_past(reads: UserReads, row: Bytes, found: _Row, past: Past) -> int:
+    """Fill `past`; where the row's tables begin."""
+    plan, at = reads.plan, found.histories
+    for history in range(plan[HISTORIES]):
+        begin, k, n = reads.past_at[history], plan[plan[KS] + history], 0
+        for number in range(found.before - 1, -1, -1):
+            _, item, action, value, category = _moment(row, found.block, found.held, number)
+            if n == k or action >= reads.actions:
+                continue
+            first, end = _listed(plan, KEPT, action)
+            for place in range(first, end, 2):
+                if plan[place] == history and value >= plan[place + 1]:
+                    past.ids[begin + n], past.values[begin + n] = item, value
+                    past.categories[begin + n] = category
+                    n += 1
+        older = int(np.int64(take_u16(row, found.lengths + 1 + 2 * history)))
+        for number in range(older - 1, -1, -1):
+            at_us, item, _, value, category = _moment(row, at, older, number)
+            if n == k:
+                break
+            if found.tied and at_us >= found.time_us:
+                continue
+            past.ids[begin + n], past.values[begin + n] = item, value
+            past.categories[begin + n] = category
+            n += 1
+        past.counts[history] = n
+        at += MOMENT_BYTES * older
+    return at
+
+
+@inlined
+def _find_tables(reads: UserReads, row: Bytes, found: _Row, at: int, tables: TablesAt) -> int:
+    """Fill `tables`; where the row's tiles begin."""
+    plan, time_us = reads.plan, found.time_us
+    for table in range(plan[TABLES]):
+        half_life_us = plan[plan[TABLE_HALF_LIVES] + table]
+        n = int(np.int64(take_u16(row, found.lengths + 1 + 2 * (plan[HISTORIES] + table))))
+        for entry in range(n):
+            left = decayed_at(1.0, time_us - take_i64(row, at + 20 * n + 8 * entry), half_life_us)
+            tables.categories[table, entry] = take_u32(row, at + 4 * entry)
+            tables.weights[table, entry, 0] = float_of(take_i64(row, at + 4 * n + 8 * entry)) * left
+            tables.weights[table, entry, 1] = float_of(take_i64(row, at + 12 * n + 8 * entry)) * left
+        at += ENTRY_BYTES * n
+        at_us, total = take_i64(row, found.table_times + 8 * table), 0.0
+        if at_us != NEVER:
+            total = float_of(take_i64(row, found.table_totals + 8 * table))
+            total = decayed_at(total, time_us - at_us, half_life_us)
+        for number in range(found.before):
+            at_us, _, action, value, category = _moment(row, found.block, found.held, number)
+            if category == 0 or action >= reads.actions:
+                continue
+            begin, end = _listed(plan, RATES, action)
+            for place in range(begin, end, 3):
+                if plan[place] != table or value < plan[place + 1]:
+                    continue
+                left, entry = decayed_at(1.0, time_us - at_us, half_life_us), 0
+                total += left
+                while entry < n and tables.categories[table, entry] != category:
+                    entry += 1
+                if entry == n:
+                    tables.categories[table, n] = category
+                    tables.weights[table, n, 0] = tables.weights[table, n, 1] = 0.0
+                    n += 1
+                tables.weights[table, entry, 0] += left
+                if value >= plan[place + 2]:
+                    tables.weights[table, entry, 1] += left
+        tables.totals[table], tables.counts[table] = total, n
+    return at

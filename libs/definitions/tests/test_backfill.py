@@ -1,6 +1,5 @@
 """Backfill equals streaming and assembly: on shuffled, late, tied input, for every kind of feature."""
 
-import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +17,11 @@ from definitions.item_snapshot import ItemSnapshot
 from definitions.item_table import ItemTable
 from definitions.layout import Layout, layout_of
 from definitions.packed import unpack_user_row
+from definitions.reads import NONE
 from definitions.tiles import ratio
 from definitions.timeline import _before
 from definitions.usecase import load_usecase
+from definitions.user_reads import UserReads, user_reads
 from definitions.user_state import UserTable
 from definitions.user_values import UserAt
 from hypothesis import Phase, given, settings
@@ -110,10 +111,10 @@ class Stream:
                 self.snapshot.apply(partition, item, table.partial(item))
             self.snapshot.mark(partition, 0)
 
-    def assemble(self, user: int, item: int, time_us: int, context: RequestContext) -> Assembled:
-        row = unpack_user_row(self.layout, self.users.row(user, 1))
-        view = self.snapshot.view(np.array([item], np.uint64), time_us, past_items(self.layout, row))
-        return assemble(self.layout, row, view, context, time_us)
+    def assemble(self, user_id: int, item: int, time_us: int, context: RequestContext) -> Assembled:
+        user = UserAt(self.layout, unpack_user_row(self.layout, self.users.row(user_id, 1)), time_us)
+        view = self.snapshot.view(np.array([item], np.uint64), time_us, past_items(user))
+        return assemble(user, view, context)
 
 
 def check(layout: Layout, expected: list[Assembled], found: Backfilled) -> None:
@@ -130,14 +131,13 @@ def check(layout: Layout, expected: list[Assembled], found: Backfilled) -> None:
 
 def check_unrounded(layout: Layout, user: UserAt, category: int, found: npt.NDArray[np.float32]) -> None:
     """One row's decayed columns of users and tables are the rounding of something within 1e-9 of the online float64."""
-    columns = [math.nan] * len(layout.feature_names)
-    user.write_floats(columns)
-    exact = {position: value for position, value in enumerate(columns) if not math.isnan(value)}
+    exact = {position: user.floats[position] for position in layout.user.positions}
     for column in layout.table_columns:
-        table = user.table(column.table, column.ttl_us)
-        weight, positive = table.entries.get(category, (0.0, 0.0))
+        n, total = user.tables.counts[column.table], user.tables.totals[column.table]
+        entry = np.flatnonzero(user.tables.categories[column.table, :n] == category)
+        weight, positive = user.tables.weights[column.table, entry[0]] if len(entry) else (0.0, 0.0)
         if column.prior is None:
-            exact[column.position] = weight / table.total if table.total else 0.0
+            exact[column.position] = weight / total if total else 0.0
         else:
             exact[column.position] = ratio(positive, weight, 1.0, column.prior.mean, column.prior.weight)
     for position, value in exact.items():
@@ -318,9 +318,12 @@ def test_stream_equals_backfill(layout: Layout) -> None:
     holds()
 
 
-def a_tile_late(time_us: int, window_us: int, hop_us: int) -> int:
-    """Planted: the window loses its oldest tile."""
-    return (time_us - window_us) // hop_us + 1
+def a_tile_late(layout: Layout) -> UserReads:
+    """Planted: each window loses its oldest tile."""
+    reads = user_reads(layout)
+    sums = reads.sums.copy()
+    sums[sums[:, 1] != NONE, 1] -= sums[sums[:, 1] != NONE, 3]  # window_us, hop_us
+    return reads._replace(sums=sums)
 
 
 def not_strict(times: Any, firsts: Any, ends: Any, asked: Any) -> Any:
@@ -339,7 +342,7 @@ class Forgetful(UserTable):
 
 
 BUGS = [
-    pytest.param("definitions.user_values.first_tile", a_tile_late, id="tile hop off by one"),
+    pytest.param("definitions.user_values.user_reads", a_tile_late, id="tile hop off by one"),
     pytest.param("definitions.timeline._before", not_strict, id="<= for <"),
     pytest.param(f"{__name__}.UserTable", Forgetful, id="dropped batch"),
 ]

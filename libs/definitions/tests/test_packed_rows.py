@@ -122,13 +122,16 @@ def test_a_full_affinity_table_gives_up_its_weakest_category(event: type[Any], c
     later = [event(1, 1, 0, 0, BASE + (18 * day if genre else 19 * day), genre) for genre in [4, 4] + [0] * 16]
     events = columns([*early, event(1, 1, 0, 0, BASE + 17 * day, 3), *later])
     table.fold(events.take(slice(0, len(early))))
-    held = unpack_user_row(layout, table.row(1, 1)).table(0)
+    held = unpack_user_row(layout, table.row(1, 1)).state().tables[0]
 
     assert {genre: weight for genre, (weight, _, _) in held.entries.items()} == {1: 30, 3: 2}
     assert held.total == 37
 
     table.fold(events.take(slice(len(early), None)))
-    assert set(unpack_user_row(layout, table.row(1, 1)).table(0).entries) == {3, 4}  # thirty of ten days ago weigh 0.03
+    assert set(unpack_user_row(layout, table.row(1, 1)).state().tables[0].entries) == {
+        3,
+        4,
+    }  # thirty of ten days ago weigh 0.03
 
 
 def test_bytes_hold_no_tile_that_nobody_can_read(layout: Layout, event: type[Any], columns: Build) -> None:
@@ -138,7 +141,7 @@ def test_bytes_hold_no_tile_that_nobody_can_read(layout: Layout, event: type[Any
     users.fold(events)
     items.fold(events)
     partial = unpack_item(layout, items.partial(1))
-    row = unpack_user_row(layout, users.row(1, 1)).state(layout.user)
+    row = unpack_user_row(layout, users.row(1, 1)).state()
 
     for side, tiles in ((layout.user, row.tiles), (layout.item, partial.tiles)):
         kept = {of.hop_us // S: len(tiles[i]) for i, (m, of) in enumerate(side.tile_columns) if m == 0}
@@ -223,7 +226,7 @@ def test_attributes_of_users_are_columns_of_the_row(layout: Layout) -> None:
     known = pb.User(id=1, attributes=attributes(age=31, gender="F", likes=[5, 6, 7, 8], bio="hello", zip="1"))
     strange = pb.User(id=2, attributes=attributes(age=float("nan"), gender=1.5, likes=9))
     table.fold_users([known, strange], [3, 4])
-    one, two = (unpack_user_row(layout, table.row(user, 1)) for user in (1, 2))
+    one, two = (unpack_user_row(layout, table.row(user, 1)).state() for user in (1, 2))
 
     assert (one.numbers, one.codes) == ([31], [category_code("F"), 5, 6, 7])
     assert (str(two.numbers), two.codes) == ("[nan]", [0, 9, 0, 0])
@@ -253,8 +256,9 @@ def test_an_erased_user_leaves_an_empty_row_for_good(layout: Layout, log: EventC
     assert table.row(1, 1) == erased
     row = unpack_user_row(layout, erased)
     assert (row.header.interactions_offset, row.header.users_offset) == (offset, 71)
-    assert (row.header.last_event_time_us, sum(row.totals), row.block) == (0, 0, [])
-    assert row.erased
+    state = row.state()
+    assert (row.header.last_event_time_us, sum(state.totals), state.block) == (0, 0, [])
+    assert state.erased
 
 
 def test_event_columns_hold_their_types() -> None:

@@ -15,6 +15,7 @@ from definitions.item_table import ItemTable
 from definitions.layout import Layout
 from definitions.packed import unpack_user_row
 from definitions.user_state import UserTable
+from definitions.user_values import UserAt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from millrace.events.v1 import events_pb2 as pb
@@ -158,9 +159,9 @@ def serve(layout: Layout, columns: Callable[[Sequence[Any]], EventColumns]) -> C
         for item in items.take_dirty().tolist():
             snapshot.apply(0, item, items.partial(item))
         snapshot.mark(0, len(events))
-        row = unpack_user_row(layout, users.row(user, epoch=1))
-        view = snapshot.view(np.array(ITEMS, np.uint64), t, past_items(layout, row))
-        return assemble(layout, row, view, RequestContext(), t)
+        user_at = UserAt(layout, unpack_user_row(layout, users.row(user, epoch=1)), t)
+        view = snapshot.view(np.array(ITEMS, np.uint64), t, past_items(user_at))
+        return assemble(user_at, view, RequestContext())
 
     return build
 
@@ -307,7 +308,7 @@ def test_times_at_the_ends_of_int64_break_nothing(serve: Callable[..., Assembled
 def test_a_user_without_history_is_empty_not_an_error(layout: Layout) -> None:
     """Counts 0, rates at their priors, recency at its cap, candidates unknown; no NaN."""
     items = ItemSnapshot(layout).view(np.array([7, 8], np.uint64), BASE)
-    got = assemble(layout, None, items, RequestContext(device=3, country=4), BASE)
+    got = assemble(UserAt(layout, None, BASE), items, RequestContext(device=3, country=4))
     values = dict(zip(layout.feature_names, got.features[1].tolist(), strict=True))
 
     assert got.features.shape == (2, len(layout.feature_names))

@@ -17,6 +17,7 @@ from definitions.layout import Layout
 from definitions.packed import unpack_user_row
 from definitions.records import LogRecord
 from definitions.user_state import UserTable
+from definitions.user_values import UserAt
 from millrace.events.v1 import events_pb2 as pb
 from stores.online import AsyncOnlineReader, OnlineStore, open_online, open_online_reader
 
@@ -164,8 +165,9 @@ class _Asked:
         packed = await reader.read(user_id, _TIMEOUT_S)
         row = None if packed is None else unpack_user_row(self._layout, packed)
         time_us = time.time_ns() // 1_000
-        columns = self._snapshot.view(item_ids, time_us, past_items(self._layout, row))
-        assemble(self._layout, row, columns, RequestContext(), time_us)
+        user = UserAt(self._layout, row, time_us)
+        columns = self._snapshot.view(item_ids, time_us, past_items(user))
+        assemble(user, columns, RequestContext())
         return row is not None
 
 

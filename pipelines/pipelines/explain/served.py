@@ -9,6 +9,7 @@ from definitions.assembly import RequestContext, assemble, past_items
 from definitions.item_snapshot import ItemSnapshot
 from definitions.layout import Layout
 from definitions.packed import unpack_user_row
+from definitions.user_values import UserAt
 
 from pipelines.explain.explanation import Explanation
 from pipelines.explain.graphs import GraphExplainer
@@ -30,8 +31,9 @@ def explain_items(
     """
     ids = np.unique(np.array(items, np.uint64))
     row = None if packed is None else unpack_user_row(layout, packed)
-    view = snapshot.view(ids, time_us, past_items(layout, row))
-    assembled = assemble(layout, row, view, RequestContext(device=0, surface=0, country=0), time_us)
+    user = UserAt(layout, row, time_us)
+    view = snapshot.view(ids, time_us, past_items(user))
+    assembled = assemble(user, view, RequestContext(device=0, surface=0, country=0))
     ints = IntInputs.of(bundle, layout)(assembled.user_ints, assembled.item_ints)
     explainer = GraphExplainer(bundle)
     codes = np.empty((len(ids), 0), np.int64) if ints is None else ints

@@ -45,11 +45,9 @@ def read_users(
     for place, user_id in enumerate(user_ids):
         row = found.get(user_id)
         user = UserAt(layout, row, time_us)
-        floats = [0.0] * len(layout.feature_names)
-        user.write_floats(floats)
-        features[place] = floats
-        ints[place] = user_ints(layout, user, _NO_CONTEXT)
-        newest_us.append(0 if row is None else row.newest_us)
+        features[place] = user.floats
+        ints[place] = user_ints(user, _NO_CONTEXT)
+        newest_us.append(0 if row is None else row.header.last_event_time_us)
     return Values([_take(column, features, ints) for column in columns], newest_us)
 
 
@@ -82,10 +80,11 @@ def read_pairs(
     for user_id, places in by_user.items():
         row = found.get(user_id)
         wanted = np.array([pairs[place][1] for place in places], np.uint64)
-        view = items.view(wanted, time_us, past_items(layout, row))
-        features[places] = assemble(layout, row, view, _NO_CONTEXT, time_us).features
+        user = UserAt(layout, row, time_us)
+        view = items.view(wanted, time_us, past_items(user))
+        features[places] = assemble(user, view, _NO_CONTEXT).features
         for place in places:
-            newest_us[place] = 0 if row is None else row.newest_us
+            newest_us[place] = 0 if row is None else row.header.last_event_time_us
     return Values([_take(column, features, None) for column in columns], newest_us)
 
 

@@ -18,6 +18,7 @@ from definitions.item_table import ItemTable
 from definitions.layout import Layout
 from definitions.packed import unpack_user_row
 from definitions.user_state import UserTable
+from definitions.user_values import UserAt
 
 from pipelines.datasets.split import Split
 from pipelines.errors import LeakError
@@ -241,11 +242,11 @@ class _Stream:
             self._snapshot.apply(0, item, self._items.partial(item))
         self._snapshot.mark(0, 0)
 
-    def assemble(self, user: int, item: int, time_us: int, context: RequestContext) -> Assembled:
+    def assemble(self, user_id: int, item: int, time_us: int, context: RequestContext) -> Assembled:
         """What the gateway would give the model."""
-        row = unpack_user_row(self._layout, self._users.row(user, 1))
-        view = self._snapshot.view(np.array([item], np.uint64), time_us, past_items(self._layout, row))
-        return assemble(self._layout, row, view, context, time_us)
+        user = UserAt(self._layout, unpack_user_row(self._layout, self._users.row(user_id, 1)), time_us)
+        view = self._snapshot.view(np.array([item], np.uint64), time_us, past_items(user))
+        return assemble(user, view, context)
 
 
 def _differing(layout: Layout, examples: Examples, row: int, found: Assembled) -> set[str]:

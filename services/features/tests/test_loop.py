@@ -24,7 +24,7 @@ PLACE = Place("shop", "interactions", 1)
 def seen(world: World, user: int) -> int:
     """How many views the online row of a user has counted, -1 without a row."""
     row = world.store.rows.get(user)
-    return -1 if row is None else unpack_user_row(world.layout, row).totals[0]
+    return -1 if row is None else unpack_user_row(world.layout, row).state().totals[0]
 
 
 def test_events_are_online_after_the_first_empty_poll(world: World) -> None:
@@ -311,7 +311,7 @@ def test_compaction_may_remove_the_beginning_of_users(world: World) -> None:
     world.settle(loop)
 
     assert world.reader.starts[-1][place] == 2
-    assert unpack_user_row(world.layout, world.store.rows[5]).numbers == [40.0]
+    assert unpack_user_row(world.layout, world.store.rows[5]).state().numbers == [40.0]
 
 
 def test_a_store_that_is_away_is_waited_for(world: World) -> None:

@@ -15,6 +15,7 @@ from definitions.packed import UserRow
 from definitions.rerank import Order, Ordered
 from definitions.serving_rules import ServingRules
 from definitions.shortlist import eligible_items, history_ids, how_many
+from definitions.user_values import UserAt
 
 from gateway import retrieval
 from gateway.admission import OWN_WORK, Admission
@@ -174,12 +175,13 @@ class Ranker:
         time_us = self._clock.now_us() if query.time_us is None else query.time_us
         row = await self._rows.read(query.user_id, query.min_interactions_offset, budget_s)
         watch.lap("row")
+        user = UserAt(self._layout, row, time_us)
         popularity = self._items.popularity
         eligible = self._eligible(query, choice.rules, row, time_us)
-        found = None if query.item_ids is not None else self._found(query, choice, row, time_us, eligible)
+        found = None if query.item_ids is not None else self._found(query, choice, user, eligible)
         candidates = self._items.not_deleted(_distinct(query.item_ids)) if found is None else found.item_ids  # type: ignore[arg-type]
         watch.lap("retrieval")
-        inputs = self._inputs(query, row, candidates, time_us)
+        inputs = self._inputs(query, user, candidates)
         if inputs.assembled.tied:
             self._meter.tied()
         watch.lap("features")
@@ -197,7 +199,7 @@ class Ranker:
         climb = await self._ladder.climb(job, deadline, watch.lap) if len(candidates) else _nothing(candidates)
         if climb.scored.item_ids is not candidates:  # the rung brought other items
             climb = _with_pins(climb, choice.rules, eligible)
-            inputs = self._inputs(query, row, climb.scored.item_ids, time_us)
+            inputs = self._inputs(query, user, climb.scored.item_ids)
             watch.lap("features")
         request_id = self._new_id()
         ordered = _ordered(job, choice.rules, climb, inputs, request_id, explore=choice.partner is None)
@@ -235,7 +237,7 @@ class Ranker:
         time_us = self._clock.now_us() if query.time_us is None else query.time_us
         row = await self._rows.read(query.user_id, query.min_interactions_offset, budget_s)
         item_ids = NOTHING if query.item_ids is None else _distinct(query.item_ids)
-        assembled = self._inputs(query, row, item_ids, time_us).assembled
+        assembled = self._inputs(query, UserAt(self._layout, row, time_us), item_ids).assembled
         version = _version(row)
         last_us = 0 if row is None else row.header.last_event_time_us
         heads = choice.rules.rules.heads
@@ -249,11 +251,11 @@ class Ranker:
         seen = None if row is None else row.seen_mask
         return eligible_items(self._items, rules, query.context, time_us, seen=seen, exclude=query.exclude_ids)
 
-    def _found(self, query: Query, choice: Choice, row: UserRow | None, time_us: int, eligible: Eligible) -> Candidates:
+    def _found(self, query: Query, choice: Choice, user: UserAt, eligible: Eligible) -> Candidates:
         """What the rules' sources bring for this user."""
         rules = choice.rules
         want = Want(
-            history=history_ids(self._layout, rules, row, time_us),
+            history=history_ids(rules, user),
             context=query.context,
             limit=how_many(rules, _wanted(query)),
             eligible=eligible,
@@ -262,9 +264,9 @@ class Ranker:
         sources = NO_SOURCES if choice.model is None else choice.model.sources
         return retrieval.candidates(want, rules, sources, catalogue, self._meter)
 
-    def _inputs(self, query: Query, row: UserRow | None, item_ids: Ids, time_us: int) -> _Inputs:
-        items = self._items.view(item_ids, time_us, past_items(self._layout, row))
-        return _Inputs(items, assemble(self._layout, row, items, query.context, time_us))
+    def _inputs(self, query: Query, user: UserAt, item_ids: Ids) -> _Inputs:
+        items = self._items.view(item_ids, user.time_us, past_items(user))
+        return _Inputs(items, assemble(user, items, query.context))
 
     def _answer(
         self,
