@@ -9,7 +9,7 @@ import pytest
 from gateway.settings import Settings
 from servicekit.settings import load_settings, settings_table
 
-CORE = ("query", "ranking", "ladder", "rows", "retrieval", "rules", "popularity", "model", "breaker", "admission")
+CORE = ("query", "ranking", "ladder", "rows", "retrieval", "popularity", "model", "breaker", "admission")
 FOREIGN = ("grpc", "kafka", "tritonclient", "onnxruntime", "redis", "cassandra", "lmdb")
 
 
