@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundle import Bundle, load_bundle
+from definitions.serving_state import without
+from millrace.decisions.v1 import decisions_pb2 as pb
 from pipelines.bench.planted import linear_bundle
+from pipelines.deploy import pin_of
 from pipelines.errors import RegistryError
 from pipelines.progress import Silent
 from pipelines.registry import CHALLENGER, CHAMPION, champion_version, crown, mirror, register
