@@ -1,4 +1,4 @@
-"""Experiments on versions, on a running stack: two arms that rank the other way round, apart and in one drafted list."""
+"""Experiments on versions, on a running stack: two arms that rank the other way round, apart and in one list."""
 
 import time
 from collections.abc import Callable, Iterator
