@@ -13,10 +13,11 @@ from definitions.plan import Side
 from definitions.usecase import load_usecase
 
 _SCORES = {
-    "residual_knn": "value above the mean that was given to items like the candidate among",
-    "ridge": "value above the mean that a ridge regression predicts from",
-    "ease": "how often the candidate goes together with the items of",
-    "ease_residual": "the same, each item weighed by its value above the mean, with",
+    "residual_knn": "value above the mean that was given to items like the candidate among `{}`",
+    "ridge": "value above the mean that a ridge regression predicts from `{}`",
+    "ease": "how often the candidate goes together with the items of `{}`",
+    "ease_residual": "how often the candidate goes together with the items of `{}`, each by its value above the mean",
+    "support": "how many items like the candidate are among `{}`, and how like it they are",
 }
 _UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000))
 
@@ -74,10 +75,8 @@ def meanings(layout: Layout) -> dict[str, str]:
     histories = [feature.name for feature in layout.usecase.features if isinstance(feature, kinds.LastK)]
     for scores in layout.graph_scores:
         past = histories[scores.history]
-        told = {score: f"{_SCORES[score]} `{past}`" for score in scores.scores}
-        if "residual_knn" in told:
-            told["support"] = f"how many, and how near, are the items like the candidate among `{past}`"
-        found |= {f"{scores.name}_{score}": text for score, text in told.items()}
+        columns = (*scores.scores, *(["support"] if "residual_knn" in scores.scores else []))
+        found |= {f"{scores.name}_{column}": _SCORES[column].format(past) for column in columns}
     return found
 
 

@@ -59,8 +59,8 @@ def _verdict(report: Report) -> str:
     ratio = best.metrics["calibration"].value
     models = len(report.models.rows) - len(FLOORS)
     said = [
-        f"Chosen by {_name(report.primary)} on the validation rows among {models} models; all figures are of the test "
-        "rows.",
+        f"Of {models} models it has the best {_name(report.primary)} on the validation rows, and loses no guard there; "
+        "all figures are of the test rows.",
         f"Against ranking by the item's mean so far it gains {gain['auc'].value:+.4f} AUC "
         f"({_signed_span(gain['auc'])}) and {gain['gauc'].value:+.4f} GAUC ({_signed_span(gain['gauc'])}).",
     ]

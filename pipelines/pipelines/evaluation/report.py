@@ -27,6 +27,7 @@ from pipelines.evaluation.metrics import evaluate
 from pipelines.evaluation.study import FLOORS, Study, Trial
 from pipelines.explain import Contributions, contributions
 from pipelines.explain.rankers import reference_row
+from pipelines.gate.judge import HIGHER_IS_BETTER, MAX_LOSS
 from pipelines.progress import Progress
 
 MODELS = ("lr", "lightgbm", "xgboost", "lambdarank")  # always tried; the use case's ladder is added
@@ -131,7 +132,7 @@ def build_report(
         for trial in trials
     )
     primary = study.usecase.task.primary
-    best = max(rows[len(FLOORS) :], key=lambda row: _on_validation(study, row.trial, primary))
+    best = _chosen(study, rows[len(FLOORS) :])
     title = "The models" if len(study.groups) == 1 else "The models, on all groups of features"
     table = Table("models", title, "Which model is best?", "Gains are against the item mean.", rows)
     tables = tuple(answer(study, each) for each in asked)
@@ -174,14 +175,25 @@ def build_report(
     )
 
 
-def _on_validation(study: Study, trial: Trial, primary: str) -> float:
-    """The metric that models are chosen by, larger is better."""
-    valid = study.split.valid
-    found = evaluate(study.examples.label[valid], study.valid_scores(trial), study.examples.user_id[valid]).as_dict()
-    value = found[primary]
-    if value is None:
-        return -math.inf
-    return -value if primary in LOWER_IS_BETTER else value
+def _chosen(study: Study, rows: Sequence[Alternative]) -> Alternative:
+    """By the validation rows, as the gate will see it: the best by the primary metric of those that lose no more of a
+    guard than the gate allows to the model that is best by that guard.
+    """
+    valid, task = study.split.valid, study.usecase.task
+    label, users = study.examples.label[valid], study.examples.user_id[valid]
+
+    def measured(row: Alternative) -> dict[str, float]:
+        """Larger is better, whatever the metric."""
+        found = evaluate(label, study.valid_scores(row.trial), users).as_dict()
+        return {
+            name: (-math.inf if (value := found[name]) is None else -value if name in LOWER_IS_BETTER else value)
+            for name in (task.primary, *(guard for guard in task.guards if guard in HIGHER_IS_BETTER))
+        }
+
+    found = [measured(row) for row in rows]
+    best = {name: max(each[name] for each in found) for name in found[0]}
+    fair = [i for i, each in enumerate(found) if all(each[n] >= best[n] - MAX_LOSS for n in best if n != task.primary)]
+    return rows[max(fair or range(len(rows)), key=lambda i: found[i][task.primary])]
 
 
 def _explained(study: Study, trial: Trial) -> Explained:
