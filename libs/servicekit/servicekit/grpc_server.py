@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import Counter, Histogram
 
+from servicekit.backlog import Backlog, newest_server
 from servicekit.kit import Budget, Kit
 from servicekit.security.door import LOCAL, Door
 from servicekit.security.errors import OverQuota, PermissionDenied, Refused, Shed, Unauthenticated
@@ -48,12 +49,13 @@ async def serve(
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     on_listening: Callable[[int], None] | None = None,
     shed: ShedCheck | None = None,
+    backlog: Backlog | None = None,
 ) -> Budget:
     """Serve until `kit.stop`, then drain: NOT_SERVING, a moment for routing, no new calls, the running ones finish.
 
     `register(server)` adds the servicers and returns the full names of their services. Health is SERVING while
     `kit.ready` is. Port 0 takes a free one; `on_listening` is told which. `shed(rpc, seconds left or None)` is asked
-    before a unary call is parsed, and raises `Shed` where it should not be.
+    before a unary call is parsed, and raises `Shed` where it should not be. `backlog` is told of each call before that.
 
     Returns:
         What is left of `drain_s`, for the caller to flush in.
@@ -61,7 +63,7 @@ async def serve(
     Raises:
         OSError: the port is taken; the message names it.
     """
-    server = GrpcServer(kit, register, port, max_message_bytes=max_message_bytes, shed=shed)
+    server = GrpcServer(kit, register, port, max_message_bytes=max_message_bytes, shed=shed, backlog=backlog)
     await server.start()
     if on_listening is not None:
         on_listening(server.port)
@@ -84,6 +86,7 @@ class GrpcServer:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         routing_wait_s: float = ROUTING_WAIT_S,
         shed: ShedCheck | None = None,
+        backlog: Backlog | None = None,
     ) -> None:
         self._kit = kit
         self._routing_wait_s = routing_wait_s
@@ -92,7 +95,7 @@ class GrpcServer:
         self._credentials = server_credentials(edge) if edge else None
         door = Door.of(edge) if edge else None
         self._server = grpc.aio.server(
-            interceptors=[_Guard(kit, self._draining, door, shed)],
+            interceptors=[_Guard(kit, self._draining, door, shed, backlog)],
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),  # the caller's limit is the caller's
@@ -105,6 +108,8 @@ class GrpcServer:
                 ("grpc.server_handshake_timeout_ms", HANDSHAKE_S * 1_000),
             ],
         )
+        if backlog is not None:
+            backlog.bind(newest_server())
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._services = [*register(self._server), health.SERVICE_NAME]
@@ -164,8 +169,11 @@ class GrpcServer:
 class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyped
     """Around every method: parses the bytes itself, counts, times, and turns what nobody caught into INTERNAL."""
 
-    def __init__(self, kit: Kit, draining: asyncio.Event, door: Door | None, shed: ShedCheck | None) -> None:
+    def __init__(
+        self, kit: Kit, draining: asyncio.Event, door: Door | None, shed: ShedCheck | None, backlog: Backlog | None
+    ) -> None:
         self._shed = shed
+        self._backlog = backlog
         self._log = kit.log
         self._draining = draining
         self._door = door
@@ -253,6 +261,9 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyp
     async def _watched(self, method: str, call: "_Call") -> AsyncIterator[None]:
         """Counts and times one call, and gives every error a status."""
         began = time.perf_counter()
+        if (backlog := self._backlog) is not None:
+            backlog.taken()
+            call.add_done_callback(lambda _: backlog.ended())
         try:
             try:
                 yield

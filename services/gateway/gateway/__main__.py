@@ -17,13 +17,14 @@ from definitions.errors import DefinitionsError
 from definitions.layout import Layout, layout_of
 from definitions.usecase import find_usecase
 from millrace.ranking.v1 import ranking_pb2_grpc
+from servicekit.backlog import Backlog
 from servicekit.grpc_server import PUSH_BACK_MS, serve
 from servicekit.kit import Budget, Kit, start
 from servicekit.security.errors import Shed
 from servicekit.settings import EXIT_BAD_INPUT, load_settings
 from stores.errors import StoreError
 
-from gateway.admission import LoopLag, late_on_arrival
+from gateway.admission import LoopLag, Queue, shed_unread
 from gateway.breaker import Breaker
 from gateway.bundles import BundleLoader, InProcess, InTriton, MakeScorer
 from gateway.decisions import Decisions, DecisionsReader
@@ -93,7 +94,9 @@ class Gateway:
         self._kit = kit
         self._settings = settings
         self._failed = False
-        self._metrics, self._lag, self._worker = Metrics(kit.registry), LoopLag(), Worker()
+        self._metrics, self._worker = Metrics(kit.registry), Worker()
+        self._backlog, self._queue = Backlog(), Queue(time.monotonic)
+        self._lag = LoopLag(self._backlog.sample)
         self._triton: TritonClient | None = None
         make_scorer: MakeScorer = InProcess(self._worker)
         if settings.triton is not None:
@@ -102,7 +105,7 @@ class Gateway:
             self._watch("triton_in_flight", "Calls to Triton under way, orphans included.", lambda: triton.in_flight)
         self._watch("loop_lag_seconds", "Worst delay of the event loop in the last second.", self._lag.worst_s)
         self._rankers: dict[str, Ranker] = {}
-        shared = Shared(settings, self._metrics, self._lag, Breaker(time.monotonic))
+        shared = Shared(settings, self._metrics, self._lag, self._queue, Breaker(time.monotonic))
         self._layouts = layouts
         self._commons = [Common(layout.usecase, shared) for layout in layouts]
         self._switches = {
@@ -178,6 +181,7 @@ class Gateway:
                     drain_s=settings.drain_s,
                     on_listening=lambda _: kit.ready.set("listening", holds=True),
                     shed=self._shed,
+                    backlog=self._backlog,
                 )
         except OSError as exc:  # the port is taken
             self._fail(exc)
@@ -223,8 +227,13 @@ class Gateway:
 
     def _shed(self, rpc: str, left_s: float | None) -> None:
         """Before a call is parsed. Raises Shed."""
-        if rpc.startswith(f"/{SERVICE}/") and late_on_arrival(left_s, self._lag.worst_s):
-            raise Shed("overloaded", "the deadline passed in the queue here; try again later", PUSH_BACK_MS / 1_000)
+        if not rpc.startswith(f"/{SERVICE}/"):
+            return
+        self._queue.taken(self._backlog.waited_s)
+        self._metrics.stage("queue", self._backlog.waited_s)
+        left_s = self._settings.rank_ceiling_s if left_s is None else left_s
+        if why := shed_unread(self._queue, left_s, self._lag.worst_s):
+            raise Shed("overloaded", why, PUSH_BACK_MS / 1_000)
 
     def _fail(self, exc: Exception) -> None:
         """What the answers depend on has ended: so do we, and the supervisor's restart reads the log anew."""

@@ -1,4 +1,4 @@
-"""Refuses by the time left, never by a counter: the event loop's own queue shows in nothing else."""
+"""Refuses by the time that a call has left and by the time that it has waited: no counter of ours sees the queue."""
 
 import asyncio
 from collections import deque
@@ -14,9 +14,41 @@ WINDOW_S: Final = 2.0
 MIN_SAMPLES: Final = 50  # fewer say nothing about a p99
 REFRESH_S: Final = 0.25
 OWN_WORK: Final = "own"
-# Of the event loop's worst delay in the last second: from here on such callers keep away, so that those behind whom
-# somebody waits are not late. Chosen, not measured: below the 50 ms of a short deadline, above a pause of ours.
-SHED_AT_S: Final = {Priority.PREFETCH: 0.030, Priority.BATCH: 0.015}
+# A call gives up so much of its time to a queue that stands: the rest is for an answer, or for hearing of none.
+WAIT_SHARE: Final = 0.25
+# Calls for which nobody waits give way long before that of the shortest deadlines (50 ms) is reached: to any queue that
+# stands, and to one of twice that.
+SHED_AT_S: Final = {Priority.PREFETCH: 2 * FLOOR_S, Priority.BATCH: FLOOR_S}
+STANDS_S: Final = 0.1  # CoDel's interval (RFC 8289): what is worked off within it was a burst
+
+
+class Queue:
+    """The calls that nobody has looked at: tells a queue that stands from a burst, by what each call waited in it.
+
+    Controlled delay as CoDel has it (RFC 8289): delay below the floor shows that the queue has been empty, and while it
+    has not been for an interval, what waited too long is sent away at once. So those that are answered have time for
+    it, and the others hear of it. One for all use cases of the process; belongs to the event loop.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._since: float | None = None  # not empty
+        self.waited_s = 0.0  # by the call that was taken last
+
+    def taken(self, waited_s: float) -> None:
+        """A call is taken that waited for so long; `sheds` is about this one."""
+        self.waited_s = waited_s
+        if waited_s < FLOOR_S:
+            self._since = None
+        elif self._since is None:
+            self._since = self._clock()
+
+    def sheds(self, left_s: float, priority: Priority = Priority.INTERACTIVE) -> bool:
+        """Whether a call of that priority, with `left_s` of its deadline, is to be sent away."""
+        if self._since is None or self._clock() - self._since < STANDS_S:
+            return False
+        least_s = WAIT_SHARE * (self.waited_s + left_s)
+        return self.waited_s >= min(least_s, SHED_AT_S.get(priority, least_s))
 
 
 class Admission:
@@ -26,9 +58,10 @@ class Admission:
     ourselves used up. Belongs to the event loop.
     """
 
-    def __init__(self, clock: Callable[[], float], lag: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], lag: Callable[[], float], queue: Queue) -> None:
         self._clock = clock
         self._lag = lag
+        self._queue = queue
         self._samples: dict[Hashable, deque[tuple[float, float]]] = {}
         self._needs: dict[Hashable, tuple[float, float]] = {}  # key -> (computed at, seconds)
 
@@ -39,11 +72,11 @@ class Admission:
             DeadlineTooShort: under 5 ms, and we are not busy.
             Overloaded: the event loop is late, or our own work takes longer than that.
         """
-        limit_s = SHED_AT_S.get(priority)
-        if limit_s is not None and (late_s := self._lag()) >= limit_s:
-            raise Overloaded(f"busy by {late_s * 1e3:.0f} ms: {priority.name} is shed first; try again later")
+        if self._queue.sheds(left_s, priority):
+            late_ms = self._queue.waited_s * 1e3
+            raise Overloaded(f"{late_ms:.0f} ms in the queue here: {priority.name} is shed first; try again later")
         if left_s < FLOOR_S:
-            if self._lag() >= FLOOR_S:
+            if max(self._lag(), self._queue.waited_s) >= FLOOR_S:
                 raise Overloaded(f"{left_s * 1e3:.1f} ms are left after queueing here; try again later")
             raise DeadlineTooShort(f"deadline: {left_s * 1e3:.1f} ms left; an answer needs at least 5 ms")
         if not self.fits(OWN_WORK, left_s):
@@ -76,18 +109,29 @@ class Admission:
         return need
 
 
-def late_on_arrival(left_s: float | None, lag: Callable[[], float]) -> bool:
-    """Whether a call's deadline was used up in our own queue: nothing of it is worth reading."""
-    return left_s is not None and left_s < FLOOR_S and lag() >= FLOOR_S
+def shed_unread(queue: Queue, left_s: float, lag: Callable[[], float]) -> str:
+    """Why a call is sent away before it is read, whatever its priority; empty if it is not.
+
+    Its deadline was used up in our own queue, or it waited too long in one that stands.
+    """
+    if left_s < FLOOR_S and max(lag(), queue.waited_s) >= FLOOR_S:
+        return "the deadline passed in the queue here; try again later"
+    if queue.sheds(left_s):
+        return f"{queue.waited_s * 1e3:.0f} ms in the queue here; try again later"
+    return ""
 
 
 class LoopLag:
-    """Worst delay of the event loop over about the last second, by a timer that should fire every 20 ms."""
+    """Worst delay of the event loop over about the last second, by a timer that should fire every 20 ms.
+
+    `each` is called whenever it does.
+    """
 
     _TICK_S: Final = 0.02
     _KEEP: Final = 50
 
-    def __init__(self) -> None:
+    def __init__(self, each: Callable[[], None] = lambda: None) -> None:
+        self._each = each
         self._delays: deque[float] = deque(maxlen=self._KEEP)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -109,5 +153,6 @@ class LoopLag:
     def _tick(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
         now = loop.time()
         self._delays.append(now - due)
+        self._each()
         due = now + self._TICK_S
         self._timer = loop.call_at(due, self._tick, loop, due)

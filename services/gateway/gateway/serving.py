@@ -20,7 +20,7 @@ from definitions.usecase import UseCase
 from stores.batch import open_batch
 from stores.online import open_online_reader
 
-from gateway.admission import Admission, LoopLag
+from gateway.admission import Admission, LoopLag, Queue
 from gateway.breaker import Breaker
 from gateway.errors import BundleRefused, GatewayError, Reason, Unavailable
 from gateway.explaining import Recent
@@ -55,6 +55,7 @@ class Shared:
     settings: Settings
     metrics: Metrics
     lag: LoopLag
+    queue: Queue
     model_breaker: Breaker
 
 
@@ -180,7 +181,7 @@ class Serving:
 
     def _ranker(self, meter: Meter, impressions: ImpressionSink) -> Ranker:
         clock = Clock(time.monotonic, lambda: time.time_ns() // 1_000)
-        admission = Admission(clock.monotonic, self._shared.lag.worst_s)
+        admission = Admission(clock.monotonic, self._shared.lag.worst_s, self._shared.queue)
         ids = random.Random(secrets.randbits(128))  # noqa: S311  unique, not secret; asking the kernel each time waits
         steps: list[Step] = [
             ModelStep(self._shared.model_breaker),

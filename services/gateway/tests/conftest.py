@@ -23,7 +23,7 @@ from definitions.rules import Rules
 from definitions.serving_rules import ServingRules
 from definitions.usecase import UseCase, load_usecase
 from definitions.user_state import UserTable
-from gateway.admission import Admission
+from gateway.admission import Admission, Queue
 from gateway.breaker import Breaker
 from gateway.errors import Unavailable
 from gateway.items import CatalogueItems
@@ -173,7 +173,8 @@ class World:
         self.model, self.local = FakeScorer(self.clock), FakeScorer(self.clock)
         self.model_breaker, self.list_breaker = Breaker(self.clock), Breaker(self.clock)
         self.lag_s = 0.0
-        self.admission = Admission(self.clock, lambda: self.lag_s)
+        self.queue = Queue(self.clock)
+        self.admission = Admission(self.clock, lambda: self.lag_s, self.queue)
         self.records: list[tuple[str, str]] = []
         self.items = CatalogueItems(ItemSnapshot(self.layout), self._count)
         self.active: ActiveModel | None = None

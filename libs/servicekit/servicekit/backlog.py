@@ -1,0 +1,100 @@
+"""How long a call has waited here before anybody looked at it: gRPC says how many have come, and never when.
+
+A busy event loop takes a call from gRPC's own queue every few turns; until then no code of ours has seen it. What
+gRPC's channelz counts is enough: of the calls that have begun and not ended, those that nobody has taken wait, and
+they are the newest. When the oldest of them came is read from how the number of calls grew.
+"""
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from grpc._cython import cygrpc  # where gRPC's own channelz service asks; there is no other way in
+
+EVERY_S: Final = 0.02  # between two counts where nobody waits: 57 us each
+BUSY_EVERY_S: Final = 0.005
+FEW: Final = 2  # so many are on their way to us, or ended and not yet counted as such
+_KEPT: Final = 256  # counts: at least 1.3 s
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Of one server, since its start: calls that have come, and those of them that have ended."""
+
+    begun: int
+    ended: int
+
+
+class Backlog:
+    """The calls of one gRPC server that wait to be taken. Belongs to its event loop.
+
+    `count` says how many have come and ended, `clock` the time in seconds. Whoever makes one calls `sample` each
+    `EVERY_S`, also while nothing comes: a call's time is known no better than that.
+    """
+
+    def __init__(
+        self, count: Callable[[], Calls] = lambda: Calls(0, 0), clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._count = count
+        self._clock = clock
+        self._held = 0  # taken, and not ended
+        self._seen: deque[tuple[float, int]] = deque([(clock(), 0)], maxlen=_KEPT)  # when, how many had come
+        self.waiting = 0
+        self.waited_s = 0.0
+
+    def bind(self, count: Callable[[], Calls]) -> None:
+        """Count these calls from now on."""
+        self._count = count
+        self.sample()
+
+    def sample(self) -> None:
+        """Look how many have come."""
+        calls = self._count()
+        self._seen.append((self._clock(), calls.begun))
+        self.waiting = max(0, calls.begun - calls.ended - self._held)
+
+    def taken(self) -> float:
+        """A call is looked at for the first time; tell `ended` when it is over. Returns the seconds that it waited."""
+        now = self._clock()
+        if now - self._seen[-1][0] >= (BUSY_EVERY_S if self.waiting > FEW else EVERY_S):
+            self.sample()
+        ahead_of = max(0, self.waiting - 1)  # those that came later, and wait too
+        self.waited_s = now - self._came(self._seen[-1][1] - ahead_of) if ahead_of >= FEW else 0.0
+        self.waiting = ahead_of
+        self._held += 1
+        return self.waited_s
+
+    def ended(self) -> None:
+        """A call that was taken is over."""
+        self._held -= 1
+
+    def _came(self, number: int) -> float:
+        """When the call of that number came, supposing that between two counts they came evenly."""
+        later_at, later = self._seen[-1]
+        for at, begun in reversed(self._seen):
+            if begun < number:
+                return at + (later_at - at) * (number - begun) / (later - begun)
+            later_at, later = at, begun
+        return later_at
+
+
+def newest_server() -> Callable[[], Calls]:
+    """Counts the calls of the gRPC server of this process that was made last; of none, where gRPC counts nothing."""
+    servers: list[Any] = []
+    while True:
+        page = json.loads(cygrpc.channelz_get_servers(servers[-1] + 1 if servers else 0))
+        servers += [int(each["ref"]["serverId"]) for each in page.get("server", ())]
+        if page.get("end", True):
+            break
+    if not servers:
+        return lambda: Calls(0, 0)
+    number = max(servers)
+
+    def count() -> Calls:
+        data = json.loads(cygrpc.channelz_get_server(number))["server"]["data"]
+        return Calls(int(data["callsStarted"]), int(data["callsSucceeded"]) + int(data["callsFailed"]))
+
+    return count

@@ -1,0 +1,117 @@
+"""What calls have waited before anybody looked at them: by counts of the test's, and by gRPC's."""
+
+import asyncio
+import time
+
+import grpc
+import grpc.aio
+import pytest
+from servicekit.backlog import Backlog, Calls, newest_server
+
+
+class Server:
+    """Calls that come at given times; the backlog asks how many by now."""
+
+    def __init__(self) -> None:
+        self.now = 10.0
+        self.came: list[float] = []
+        self.ended = 0
+        self.backlog = Backlog(lambda: Calls(sum(at <= self.now for at in self.came), self.ended), lambda: self.now)
+
+    def pass_to(self, at: float) -> None:
+        """Time goes on; the backlog looks each 20 ms."""
+        while self.now + 0.02 < at:
+            self.now += 0.02
+            self.backlog.sample()
+        self.now = at
+
+    def take(self) -> float:
+        return self.backlog.taken()
+
+    def end(self) -> None:
+        self.ended += 1
+        self.backlog.ended()
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+def test_calls_that_are_taken_as_they_come_have_not_waited(server: Server) -> None:
+    """At any rate, however long each of them lasts."""
+    for number in range(200):
+        at = 10.0 + number * 0.004
+        server.came.append(at)
+        server.pass_to(at + 0.0005)
+        assert 0.0 == server.take()
+        if number >= 20:
+            server.end()
+
+
+def test_a_call_that_waits_is_known_by_when_it_came(server: Server) -> None:
+    """First come, first taken: 300 a second come and 200 are taken, so the queue grows by a third of the time."""
+    server.came = [10.0 + number / 300 for number in range(900)]
+    for number in range(500):
+        server.pass_to(10.0 + number / 200)
+        waited = server.take()
+        server.end()
+        really = server.now - server.came[number]
+        assert waited == pytest.approx(really, abs=0.02)
+
+
+def test_a_stall_is_shared_evenly(server: Server) -> None:
+    """Nobody looked for 200 ms: of sixty calls in that time the first has waited for all of it, the last not at all."""
+    server.pass_to(10.1)
+    server.backlog.sample()
+    server.came = [10.1 + number * 0.2 / 60 for number in range(1, 61)]
+    server.now = 10.3
+    waited = [server.take() for _ in range(60)]
+    assert waited[0] == pytest.approx(0.2, abs=0.01)
+    assert waited[30] == pytest.approx(0.1, abs=0.01)
+    assert waited[-1] == 0.0
+
+
+def test_calls_that_ended_unseen_do_not_wait_for_ever(server: Server) -> None:
+    """Whoever gave up in the queue is counted as come and as ended, and never taken."""
+    server.came = [10.0] * 50
+    server.pass_to(10.1)
+    server.ended = 50
+    server.came += [10.1]
+    server.backlog.sample()
+    assert 0.0 == server.take()
+    assert 0 == server.backlog.waiting
+
+
+async def test_grpc_counts_what_nobody_has_taken() -> None:
+    """On a real server that is stuck: calls it has not seen are seen by the backlog, and gone when they gave up.
+
+    What is read here is not gRPC's public face: a version that counts otherwise is found here.
+    """
+    backlog = Backlog()
+
+    async def answer(_: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        waited.append(backlog.taken())
+        context.add_done_callback(lambda _: backlog.ended())
+        time.sleep(0.01)  # noqa: ASYNC251  the loop is to be stuck
+        return b""
+
+    waited: list[float] = []
+    server = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(answer)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t.T", {"Call": handler})])
+    backlog.bind(newest_server())
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary("/t.T/Call")
+        await call(b"")
+        backlog.sample()
+        assert 0 == backlog.waiting
+        outcomes = await asyncio.gather(*(call(b"", timeout=0.15) for _ in range(40)), return_exceptions=True)
+        await call(b"")
+        backlog.sample()
+    assert any(isinstance(each, grpc.aio.AioRpcError) for each in outcomes)
+    assert 0.05 < max(waited) < 0.3
+    assert 0 == backlog.waiting
+    await server.stop(0)
