@@ -8,8 +8,9 @@ from bundle import load_bundle
 from definitions.events import EventColumns
 from definitions.layout import layout_of
 from definitions.usecase import find_usecase
-from pipelines.bench import ladder, planted
+from pipelines.bench import at_most, ladder, planted
 from pipelines.bench.open_loop import Answer, Question
+from pipelines.errors import UnavailableError
 from servicekit.settings import checkout_root
 
 
@@ -91,3 +92,11 @@ def test_a_fault_is_there_until_it_is_healed(tmp_path: Path) -> None:
     assert "slow 0.3" == (tmp_path / "fault").read_text()
     heal()
     assert [] == list(tmp_path.iterdir())
+
+
+def test_a_machine_that_misses_a_bar_without_a_fault_judges_none() -> None:
+    """Else a busy machine's failures would be laid at the faults' door."""
+    keys = {"failed_after_2s": 7, "worst_p99_ms": 140.0}
+    ladder.refuse_unfit([at_most(keys, "worst_p99_ms", 170)])
+    with pytest.raises(UnavailableError, match=r"already misses failed_after_2s 7 for 0: this machine is too busy"):
+        ladder.refuse_unfit([at_most(keys, "failed_after_2s", 0), at_most(keys, "worst_p99_ms", 170)])
