@@ -57,13 +57,13 @@ def promote_bundle(
     from pipelines.training.examples import Log
     from stores.offline import Lake
 
-    lake = Lake(settings.lake, spec.name)
     layout = layout_of(spec, revisions.revision_of(settings, spec))
     report = latest(settings.reports, spec.name)  # of another layout it says nothing about this one
     if dataset is None:
-        environment.flush_archiver(settings)
+        lake = environment.archive(settings, spec)[0]
         log = Log.of_lake(lake, spec.dedupe_offsets)
     else:
+        lake = Lake(settings.lake, spec.name)
         log = Log.of_dataset(load_dataset(dataset, spec, cache=settings.datasets, progress=bars))
     return run(
         models.bundle_folder(settings, spec, version),

@@ -106,17 +106,17 @@ def train_bundle(
     from millrace_cli import revisions
     from pipelines import journal
 
-    lake = Lake(settings.lake, spec.name)
     revision = revisions.revision_of(settings, spec)
     if revision not in revisions.Revisions.read(settings).of(spec.name):
         bars.note(
             f"{spec.name} was edited: this model reads revision {revision}, which nobody has built yet; before its "
             f"deploy: millrace rebuild features --revision {revision}"
         )
-    source: Dataset | Lake = lake
+    source: Dataset | Lake
     if dataset is None:
-        environment.flush_archiver(settings)
+        source = lake = environment.archive(settings, spec)[0]
     else:
+        lake = Lake(settings.lake, spec.name)
         source = load_dataset(dataset, spec, cache=settings.datasets, seed=seed, progress=bars)
     return run(
         spec,

@@ -281,6 +281,32 @@ def references_resolve(objects: list[Object]) -> list[str]:
     return wrong
 
 
+def claims_are_filled(objects: list[Object]) -> list[str]:
+    """Each claim is written by some workload: what is only ever read stays empty."""
+    written = set()
+    for workload in ours(objects):
+        spec = template(workload)["spec"]
+        writable = {
+            mount["name"] for c in containers(workload) for mount in c["volumeMounts"] if "readOnly" not in mount
+        }
+        for volume in spec.get("volumes", []):
+            claim = volume.get("persistentVolumeClaim", {"readOnly": True})
+            if volume["name"] in writable and not claim.get("readOnly"):
+                written.add(claim["claimName"])
+    claims = {each["metadata"]["name"] for each in of_kind(objects, "PersistentVolumeClaim")}
+    return [f"claim {claim} is written by nobody" for claim in sorted(claims - written)]
+
+
+def only_training_signs(objects: list[Object]) -> list[str]:
+    """Who could sign could serve anything: the private key is in the pod of `train` alone."""
+    with_key = [
+        w["metadata"]["name"]
+        for w in ours(objects)
+        if any(v.get("secret", {}).get("secretName") == "signing-key" for v in template(w)["spec"].get("volumes", []))
+    ]
+    return [] if with_key == ["train"] else [f"the signing key is in {with_key or 'no pod'}"]
+
+
 def every_workload_is_guarded(objects: list[Object]) -> list[str]:
     """An account and a NetworkPolicy of its own; a lasting one also a PDB and a spread. No guard without a ward."""
     wrong = []
@@ -385,6 +411,8 @@ POLICIES: tuple[Policy, ...] = (
     environment_is_declared,
     ports_are_the_contracts,
     references_resolve,
+    claims_are_filled,
+    only_training_signs,
     every_workload_is_guarded,
     edges_lead_to_open_ports,
     stops_have_time,
@@ -453,6 +481,13 @@ MUTANTS: dict[str, tuple[Policy, Callable[[list[Object]], Any]]] = {
     ),
     "no ConfigMap": (references_resolve, lambda o: gateway(o)["volumes"][1]["configMap"].update(name="usecase")),
     "no claim": (references_resolve, lambda o: remove(o, "PersistentVolumeClaim", "bundles")),
+    "nobody trains": (claims_are_filled, lambda o: remove(o, "CronJob", "train")),
+    "deploy can sign": (
+        only_training_signs,
+        lambda o: template(find(o, "CronJob", "deploy"))["spec"]["volumes"].append(
+            {"name": "key", "secret": {"secretName": "signing-key"}}
+        ),
+    ),
     "no account": (references_resolve, lambda o: remove(o, "ServiceAccount", "gateway")),
     "no priority": (references_resolve, lambda o: remove(o, "PriorityClass", "millrace-serving")),
     "unused volume": (references_resolve, lambda o: one(o)["volumeMounts"].pop()),
