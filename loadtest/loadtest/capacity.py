@@ -1,9 +1,9 @@
 """What a rate will do, foretold from low rates: the utilisation law for each resource, and a queue's tail.
 
 What a resource is used grows by a fixed amount a request, U = a + b * rate (utilisation law, Denning and Buzen 1978).
-A process under one interpreter lock is a resource of one core; the machine is one of all its cores, used by everything
-that was watched. What an answer waits beyond the median grows as 1 / (1 - U) of the busiest resource (the
-Pollaczek-Khinchine formula's pole). Two straight lines, and no figure from near the limit.
+The gateway's event loop is a resource of one core; the machine is one of all its cores, used by everybody on it. What
+an answer waits beyond the median grows as 1 / (1 - U) of the busiest resource (the Pollaczek-Khinchine formula's pole).
+Two straight lines, and no figure from near the limit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 MACHINE: Final = "machine"
-ONE_LOCK: Final = "gateway"  # the process whose use of one interpreter is a limit of its own
+LOOP: Final = "gateway"  # the process whose main thread, its event loop, is a limit of its own
 _LEAST_SPARE: Final = 0.01
 
 
@@ -98,12 +98,10 @@ def predict(steps: Sequence[Observed], p99_limit_ms: float) -> Prediction | None
 
 
 def _uses(resources: Mapping[str, Any]) -> dict[str, float]:
-    """Shares of the resources that may run out. Where nothing was watched the machine's own count stands in."""
-    cores: Mapping[str, float] = resources["cores"]
-    if not cores:
-        return {MACHINE: resources["machine_cores"] / resources["machine_has"]}
-    uses = {MACHINE: (sum(cores.values()) + resources["generator_cores"]) / resources["machine_has"]}
-    return uses | {name: used for name, used in cores.items() if name == ONE_LOCK}
+    """Shares of the resources that may run out; the loop's is known where the gateway was watched."""
+    loops: Mapping[str, float] = resources["main_cores"]
+    uses = {MACHINE: resources["machine_cores"] / resources["machine_has"]}
+    return uses | {name: used for name, used in loops.items() if name == LOOP}
 
 
 def _line(rates: "np.ndarray[Any, np.dtype[np.float64]]", uses: Sequence[float]) -> Line:

@@ -25,7 +25,7 @@ EMPTY = judge(
     Recorder(1), due=0, spent_s=8, resources=Resources(), started_at="2026-01-01T00:00:00",
 )  # fmt: skip
 SUITE = load_suite("saturation")
-CAPACITY = 1_000.0  # requests a second that use the gateway's one lock up
+CAPACITY = 1_000.0  # requests a second that use the gateway's event loop up
 BASE_MS, SPARE_MS = 5.0, 9.0  # so p99 is 50 ms where a fifth is left: at 800 a second
 
 
@@ -37,7 +37,11 @@ def served(rate: float, seconds: float, *, goodput: float = 0.95, shed: bool = T
     answered = min(rate, goodput * CAPACITY * 0.8) if over else rate
     requests = round(rate * seconds)
     errors = requests - round(answered * seconds)
-    resources = Resources(machine_has=2, generator_cores=0.05, cores={"gateway": min(use, 1.0), "triton": use / 2})
+    loop = min(use, 1.0)
+    resources = Resources(
+        machine_has=2, machine_cores=0.1 + 1.5 * loop, generator_cores=0.05,
+        cores={"gateway": loop + 0.1, "triton": loop / 2}, main_cores={"gateway": loop, "triton": 0.0},
+    )  # fmt: skip
     return replace(
         EMPTY, rate=rate, seconds=seconds, requests=requests, goodput_rps=answered, p50_ms=BASE_MS, p99_ms=p99,
         ok_p99_ms=min(p99, 200.0), model_share=0.4 if over else 1.0, errors=errors, shed=errors if shed else 0,
@@ -70,6 +74,7 @@ def test_low_rates_foretell_the_knee() -> None:
     assert found.prediction.knee_rps == pytest.approx(800, rel=0.02)
     assert found.prediction.exhausted_rps == pytest.approx(CAPACITY, rel=0.02)
     assert found.prediction.limited_by == "gateway"
+    assert found.prediction.lines["machine"].at(1_000) == pytest.approx(0.8)  # of both cores, the rest's tenth included
     assert found.prediction.p99_ms(500) == pytest.approx(BASE_MS + SPARE_MS * 2, rel=0.05)
     assert math.isinf(found.prediction.p99_ms(CAPACITY * 1.1))
 
@@ -154,7 +159,7 @@ def test_what_was_found_is_written_down(tmp_path: Path) -> None:
         "overload_p99_ms",
     } <= written.to_json().keys()
     assert len(rows) == len(written.steps)
-    assert float(rows[0]["gateway_cores"]) == pytest.approx(float(rows[0]["rate"]) / CAPACITY)
+    assert float(rows[0]["gateway_cores"]) == pytest.approx(float(rows[0]["rate"]) / CAPACITY + 0.1)
     assert Path(written.report_png).read_bytes().startswith(b"\x89PNG")
     assert {"loadtest-saturation.csv", "loadtest-saturation.json", "loadtest-saturation.png"} == {
         path.name for path in tmp_path.iterdir()
