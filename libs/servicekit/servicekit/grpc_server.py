@@ -8,10 +8,11 @@ from typing import Any, Final, NoReturn
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import Counter, Histogram
 
+from servicekit import health
 from servicekit.backlog import Backlog, newest_server
 from servicekit.kit import Budget, Kit
 from servicekit.security.door import LOCAL, Door
@@ -21,7 +22,9 @@ from servicekit.security.tls import HANDSHAKE_S, server_credentials
 
 MAX_MESSAGE_BYTES: Final = 256 * 1024
 MAX_CONCURRENT_STREAMS: Final = 1_000  # a connection; the next call on it waits in the client
-# From NOT_SERVING to the last accepted call; in Kubernetes preStop has waited before it.
+# From NOT_SERVING to the last accepted call: callers who watch health have gone by then, and lose none. gRPC's core
+# ends by CANCELLED what arrives between its stop and the caller's reading of the GOAWAY (190 of 22,000 calls in 30
+# drains under load by 8 threads; none by callers who watch). In Kubernetes preStop has waited before it.
 ROUTING_WAIT_S: Final = 0.2
 PUSH_BACK_MS: Final = 200  # how long a shed caller should keep away
 
@@ -106,14 +109,15 @@ class GrpcServer:
                 ("grpc.http2.min_ping_interval_without_data_ms", 900),
                 ("grpc.http2.max_ping_strikes", 0),
                 ("grpc.server_handshake_timeout_ms", HANDSHAKE_S * 1_000),
+                *_ages(edge),
             ],
         )
         if backlog is not None:
             backlog.bind(newest_server())
-        self._health = health.aio.HealthServicer()
+        services = [*register(self._server), health.SERVICE]
+        self._health = health.Health(services)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._services = [*register(self._server), health.SERVICE_NAME]
-        reflection.enable_server_reflection([*self._services, reflection.SERVICE_NAME], self._server)
+        reflection.enable_server_reflection([*services, reflection.SERVICE_NAME], self._server)
         self._address = f"{kit.settings.bind}:{port}"
         self.port = port
 
@@ -124,13 +128,6 @@ class GrpcServer:
             OSError: the port is taken; the message names it.
         """
         loop = asyncio.get_running_loop()
-        tasks: set[asyncio.Task[None]] = set()
-
-        def publish() -> None:
-            task = loop.create_task(self._publish_health())
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-
         try:
             self.port = self._listen()
         except RuntimeError as exc:
@@ -140,7 +137,7 @@ class GrpcServer:
 
         def on_change(_: bool) -> None:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(publish)
+                loop.call_soon_threadsafe(lambda: self._health.set(self._kit.ready.is_ready))
 
         self._kit.ready.watch(on_change)
         self._kit.log.info("serving", grpc_port=self.port)
@@ -153,17 +150,12 @@ class GrpcServer:
     async def drain(self, drain_s: float) -> Budget:
         """Refuse new calls, let the running ones finish, all within `drain_s`; returns what is left of it."""
         budget = self._kit.drain(drain_s)
-        await self._health.enter_graceful_shutdown()
+        self._health.set(False)
         await asyncio.sleep(min(self._routing_wait_s, budget.left_s()))
         self._draining.set()
+        self._health.end()
         await self._server.stop(budget.left_s())
         return budget
-
-    async def _publish_health(self) -> None:
-        status = health_pb2.HealthCheckResponse.ServingStatus
-        now = status.SERVING if self._kit.ready.is_ready else status.NOT_SERVING
-        for service in ("", *self._services):
-            await self._health.set(service, now)
 
 
 class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyped
@@ -323,6 +315,15 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyp
             draining.cancel()
             if coming is not None:
                 coming.cancel()
+
+
+def _ages(edge: EdgeSettings | None) -> list[tuple[str, int]]:
+    if edge is None:
+        return []
+    return [
+        ("grpc.max_connection_age_ms", round(edge.max_connection_age_s * 1_000)),
+        ("grpc.max_connection_age_grace_ms", round(edge.max_connection_grace_s * 1_000)),
+    ]
 
 
 class _Malformed(Exception):

@@ -171,6 +171,71 @@ async def test_health_follows_readiness(kit: Kit) -> None:
         watch.cancel()
 
 
+async def test_who_leaves_takes_no_news_from_the_others(kit: Kit) -> None:
+    """Each watcher hears of a drain, however many watched before and left."""
+    kit.ready.set("all", True)
+    server = GrpcServer(kit, register(Servicer()), 0, routing_wait_s=0.0)
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        leaves, stays = (stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(2))
+        for watch in (leaves, stays):
+            while (await watch.read()).status != health_pb2.HealthCheckResponse.SERVING:
+                pass
+        leaves.cancel()
+        async with asyncio.timeout(5):  # until the server knows
+            while count(kit, "Watch", "CANCELLED") != 1.0:  # noqa: ASYNC110  a counter has no event
+                await asyncio.sleep(0)
+
+        budget = await server.drain(30.0)
+
+        assert health_pb2.HealthCheckResponse.NOT_SERVING == (await stays.read()).status
+        assert grpc.StatusCode.UNAVAILABLE == await stays.code()
+    assert budget.left_s() > 25.0  # a watch does not hold the drain
+
+
+async def test_an_unknown_service_has_no_health(kit: Kit) -> None:
+    """As the protocol says: not found for who asks, unknown for who watches."""
+    async with serving(kit, Servicer()) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        asked = health_pb2.HealthCheckRequest(service="nobody")
+        error = await failure(stub.Check(asked))
+        watch = stub.Watch(asked)
+
+        assert grpc.StatusCode.NOT_FOUND == error.code()
+        assert health_pb2.HealthCheckResponse.SERVICE_UNKNOWN == (await watch.read()).status
+        watch.cancel()
+
+
+async def test_who_watches_health_loses_no_call_to_a_drain(kit: Kit) -> None:
+    """Callers hear of it before the server stops; what arrives after that, gRPC's core ends by CANCELLED."""
+    kit.ready.set("all", True)
+    server = GrpcServer(kit, register(Servicer()), 0)
+    await server.start()
+    watching = '{"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}'
+    ends: list[tuple[grpc.StatusCode, str]] = []
+    async with grpc.aio.insecure_channel(
+        f"127.0.0.1:{server.port}", options=[("grpc.service_config", watching), ("grpc.enable_retries", 0)]
+    ) as channel:
+        stub = collector_pb2_grpc.CollectorServiceStub(channel)
+
+        async def ask(answered: asyncio.Event) -> None:
+            while not ends:
+                try:
+                    await stub.Publish(pb.PublishRequest())
+                except grpc.aio.AioRpcError as exc:
+                    ends.append((exc.code(), exc.details() or ""))
+                answered.set()
+
+        async with asyncio.TaskGroup() as callers:
+            for answered in (events := [asyncio.Event() for _ in range(8)]):
+                callers.create_task(ask(answered))
+            await asyncio.gather(*(answered.wait() for answered in events))
+            await server.drain(5.0)
+    assert {grpc.StatusCode.UNAVAILABLE} == {code for code, _ in ends}
+    assert all("failing" in text for _, text in ends), ends  # the caller's own channel: nothing was sent
+
+
 async def test_reflection_lists_the_services(kit: Kit) -> None:
     """grpcurl works without the protos."""
     async with serving(kit, Servicer()) as channel:

@@ -1,6 +1,7 @@
 """The one place that knows gRPC: channels, deadlines, retries, hedges, and statuses as errors."""
 
 import itertools
+import json
 import queue
 import random
 import time
@@ -29,6 +30,13 @@ OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.enable_retries", 0),  # we retry ourselves, within one deadline
 )
 
+# A channel then knows of a server that is starting or drains before it sends a call there. Where all servers hide
+# behind one address, another connection may well reach a better one, so there the server is asked.
+_WATCH_HEALTH: Final = (
+    "grpc.service_config",
+    json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}),
+)
+
 T = TypeVar("T")
 
 _ERRORS: Final[Mapping[grpc.StatusCode, type[errors.MillraceError]]] = {
@@ -36,9 +44,12 @@ _ERRORS: Final[Mapping[grpc.StatusCode, type[errors.MillraceError]]] = {
     grpc.StatusCode.NOT_FOUND: errors.NotFound,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
     grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
+    grpc.StatusCode.CANCELLED: errors.Unavailable,
     grpc.StatusCode.UNAUTHENTICATED: errors.NotAllowed,
     grpc.StatusCode.PERMISSION_DENIED: errors.NotAllowed,
 }
+# Nobody here cancels a call, so a server did: one that stops ends so what reaches it in that moment.
+_AWAY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 _HANDSHAKE: Final = ("handshake failed", "CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "Peer name")
 
 
@@ -48,9 +59,10 @@ def credentials(tls: Tls) -> Any:
     return grpc.ssl_channel_credentials(tls.ca.read_bytes() if tls.ca else None, *own)
 
 
-def options(tls: Tls | None) -> list[tuple[str, Any]]:
+def options(tls: Tls | None, *, watch_health: bool = False) -> list[tuple[str, Any]]:
     """A channel's options."""
-    return [*OPTIONS, *([("grpc.ssl_target_name_override", tls.name)] if tls and tls.name else [])]
+    name = [("grpc.ssl_target_name_override", tls.name)] if tls and tls.name else []
+    return [*OPTIONS, *name, *([_WATCH_HEALTH] if watch_health else [])]
 
 
 def translate(exc: grpc.RpcError, target: str) -> errors.MillraceError:
@@ -70,7 +82,9 @@ class Connection:
     def __init__(self, access: Access, hedging: Hedging | None) -> None:
         self.targets = access.targets
         self._tls = access.tls
-        self._channels = [_open(target, access.tls) for target in self.targets]
+        how = options(access.tls, watch_health=len(self.targets) > 1)
+        self._channels = [_open(target, how, access.tls) for target in self.targets]
+        self._closed = False
         self._token = TokenSource(access.token)
         self._turns = itertools.count(random.randrange(len(self.targets)))  # noqa: S311  who begins, no secret
         self._away_until = [0.0] * len(self.targets)
@@ -106,14 +120,14 @@ class Connection:
     def call(self, method: "Method", request: Any, timeout_s: float) -> Any:
         """`method(request)` within `timeout_s` in all.
 
-        UNAVAILABLE is tried again: at once at another target, else with growing, random pauses, within the deadline.
-        That costs the retry budget nothing where the other target was well when last heard of: when one of two goes,
-        as many calls as were under way there go to the other, once. Where the time ends within a further try, the
-        error is still the answer that there was: unavailable, and why. With hedging, a second target is asked when the
-        first takes longer than nearly all calls.
+        UNAVAILABLE, and CANCELLED by a server, is tried again: at once at another target, else with growing, random
+        pauses, within the deadline. That costs the retry budget nothing where the other target was well when last
+        heard of: when one of two goes, as many calls as were under way there go to the other, once. Where the time
+        ends within a further try, the error is still the answer that there was: unavailable, and why. With hedging,
+        a second target is asked when the first takes longer than nearly all calls.
 
         Raises:
-            MillraceError: the status, translated.
+            MillraceError: the status, translated; Unavailable once the client is closed.
         """
         ends, metadata = time.monotonic() + timeout_s, self.metadata()
         backoff_s, answered = FIRST_BACKOFF_S, None
@@ -127,13 +141,17 @@ class Connection:
                     return self._hedged(method, order, request, ends, wait_s, metadata)
                 return self._once(method, number, request, left_s, metadata)
             except _Failed as failed:
-                exc, target = failed.exc, self.targets[failed.number]
-            is_away = exc.code() is grpc.StatusCode.UNAVAILABLE
+                exc, number = failed.exc, failed.number
+            except ValueError as wrong:  # how gRPC refuses a call on a channel that was closed
+                if not self._closed:
+                    raise
+                raise errors.Unavailable("this client is closed; make a new one") from wrong
+            is_away = exc.code() in _AWAY and not self._closed
             if is_away:
                 self._away_until[number] = time.monotonic() + AWAY_S
             fresh = attempt < len(order)  # a target that was not asked yet needs no pause
             pause_s = 0.0 if fresh else backoff_s * random.uniform(0.5, 1.5)  # noqa: S311  jitter, no secret
-            error = translate(exc, target)
+            error = translate(exc, self.targets[number])
             again = is_away and attempt < ATTEMPTS and not isinstance(error, errors.HandshakeFailed)
             if again and not (fresh and self._is_well(order[attempt])):
                 again = self._retries.failed()
@@ -147,7 +165,8 @@ class Connection:
         raise AssertionError("the last attempt returns or raises")
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; calls under way end as `Unavailable`."""
+        self._closed = True
         for channel in self._channels:
             channel.close()
 
@@ -255,8 +274,8 @@ def split(messages: Sequence[T], size_of: Callable[[T], int], max_count: int) ->
         yield begin, messages[begin:]
 
 
-def _open(target: str, tls: Tls | None) -> Any:
+def _open(target: str, how: Sequence[tuple[str, Any]], tls: Tls | None) -> Any:
     """A channel to one target; connects on first use."""
     if tls is None:
-        return grpc.insecure_channel(target, options=options(tls))
-    return grpc.secure_channel(target, credentials(tls), options=options(tls))
+        return grpc.insecure_channel(target, options=how)
+    return grpc.secure_channel(target, credentials(tls), options=how)

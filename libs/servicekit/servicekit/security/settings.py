@@ -39,6 +39,16 @@ class EdgeSettings(ProcessSettings):
         default=None, description="Who may call which RPC, and how often; unset = servicekit's `policy.yaml`."
     )
 
+    max_connection_age_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="After so long a connection takes no new calls (give or take a tenth): its caller makes another, "
+        "which may reach another process. Calls under way go on.",
+    )
+    max_connection_grace_s: float = Field(
+        default=3_600.0, gt=0, description="How much longer its last calls may take, a caller's stream for instance."
+    )
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
