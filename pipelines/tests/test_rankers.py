@@ -10,11 +10,12 @@ import yaml
 from bundle import OnnxScorer
 from bundle.admission import check_graph
 from definitions.layout import layout_of
+from definitions.learning import Objective
 from definitions.usecase import UseCase
 from pipelines.datasets import build_dataset, split_times
 from pipelines.datasets.synthetic import synthetic_world
 from pipelines.errors import TrainingError
-from pipelines.evaluation.metrics import auc
+from pipelines.evaluation.metrics import auc, gauc
 from pipelines.export.parity import compare, unstable
 from pipelines.progress import SILENT
 from pipelines.training import history, trees, xgb
@@ -166,18 +167,17 @@ def test_a_raw_booster_ends_at_its_best_tree(world: World, tmp_path: Path) -> No
     same_in_onnx(model, world.test, tmp_path / "m.onnx")
 
 
-def test_an_xgboost_ranker_exports_too(world: World, tmp_path: Path) -> None:
-    """Converters fail on rank objectives; a graph of the trees does not ask for the objective."""
-    import xgboost
+def test_xgboost_orders_lists_where_the_objective_is_pairwise(world: World, tmp_path: Path) -> None:
+    """Inside a session, and no longer by log-loss. Converters fail on rank objectives; a graph of the trees does not
+    ask for the objective.
+    """
+    usecase = world.layout.usecase.model_copy(update={"objective": Objective(name="pairwise")})
+    model = fitted("xgboost", replace(world.data, layout=layout_of(usecase)))
+    scores = model.score(world.test.features, world.test.ints)
 
-    encoder = fit_encoder(world.data)
-    order = np.argsort(world.data.fit.session, kind="stable")
-    sizes = np.unique(world.data.fit.session, return_counts=True)[1]
-    rows = xgboost.DMatrix(encoder.rows(world.data.fit)[order], world.data.fit.label[order])
-    rows.set_group(sizes)
-    settings = {"objective": "rank:pairwise", "base_score": 0.0, "nthread": 1, "seed": 0, "verbosity": 0}
-    model = xgb.XgbRanker(encoder, xgb.XgbModel(xgboost.train(settings, rows, 10)), "xgboost")
-
+    assert "rank:pairwise" in model.model.booster.save_config()  # type: ignore[attr-defined]
+    assert (gauc(world.test.label, scores, world.test.session) or 0) > 0.55
+    assert 0.9 < scores.mean() / world.test.label.mean() < 1.1  # Platt's mapping makes probabilities of them
     same_in_onnx(model, world.test, tmp_path / "m.onnx")
 
 

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from bundle import load_bundle
 from definitions.layout import Layout, layout_of
+from definitions.learning import Head, Models, Objective, Task
 from definitions.usecase import UseCase, find_usecase
 from millrace.events.v1 import events_pb2 as pb
 from pipelines.datasets import Dataset, build_dataset, split_times
@@ -16,13 +18,23 @@ from pipelines.errors import TrainingError
 from pipelines.progress import Silent
 from pipelines.training import baselines
 from pipelines.training.examples import Examples, Log, build_examples, examples_table
-from pipelines.training.ladder import fit_ladder
+from pipelines.training.ladder import fit_ladder, ladder_of
 from pipelines.training.negatives import thin_negatives
 from pipelines.training.ranker import ranker, train_data
 from pipelines.training.run import train
 from servicekit.settings import checkout_root
 from stores.offline import Lake, app_id
 from stores.offline.rows import interactions_table, items_table, users_table
+
+
+class Told(Silent):
+    """Keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +84,45 @@ def test_shuffled_labels_teach_nothing(layout: Layout, dataset: Dataset) -> None
 
     for name in ("lr", "lightgbm"):
         assert metrics[name].auc == pytest.approx(0.5, abs=0.08)
+
+
+def test_a_use_case_says_which_models_are_trained_and_which_one_serves(movies: UseCase, examples: Examples) -> None:
+    """The last of its ladder is the model, `fallback` the other rung; all are measured, and what finds candidates is
+    told where it belongs.
+    """
+    models = Models(ladder=("item_mean", "ease", "lr_one_hot", "lr", "xgboost"), fallback="lr_one_hot")
+    told = Told()
+
+    found = fit_ladder(
+        layout_of(movies.model_copy(update={"models": models})), examples, split_times(examples.time_us), progress=told
+    )
+
+    assert ("xgboost", "lr_one_hot") == (found.model.name, found.fallback.name)
+    assert ["constant", "item_mean", "lr_one_hot", "lr", "xgboost"] == list(found.metrics)
+    assert ["models: ease find candidates and rank none; name them under candidates.sources"] == told.notes
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"task": Task(type="regression", primary="mae", guards=())}, "task.type: .* python -m pipelines.deep"),
+        ({"models": Models(ladder=("popularity", "lr"), fallback="popularity")}, "fallback popularity"),
+        ({"models": Models(ladder=("item_mean",), fallback="item_mean")}, "models: item_mean with fallback"),
+        ({"objective": Objective(name="lambdarank")}, "objective: lightgbm .* make lambdarank the last of models"),
+        ({"objective": Objective(name="pairwise")}, "objective: .* make xgboost the last of models"),
+        (
+            {"models": Models(ladder=("lr", "dcn_v2")), "heads": {"click": Head(), "view": Head()}},
+            "dcn_v2 trains all heads as one network",
+        ),
+    ],
+    ids=["regression", "fallback", "no ranker", "listwise", "pairwise", "heads of a network"],
+)
+def test_what_no_bundle_can_hold_is_refused_before_anything_is_trained(
+    movies: UseCase, said: dict[str, Any], message: str
+) -> None:
+    """With the field and the remedy: trained otherwise than the file says would be worse."""
+    with pytest.raises(TrainingError, match=message):
+        ladder_of(movies.model_copy(update=said))
 
 
 def test_thinned_negatives_leave_the_scores_probabilities(layout: Layout, examples: Examples) -> None:

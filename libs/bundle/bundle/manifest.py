@@ -60,6 +60,7 @@ class Manifest(_Frozen):
     dataset: str
     data_hash: str = Field(description="sha256 of the training rows, in hex")
     model: str | None = Field(default=None, description="what `model.onnx` is, by its name on the ladder")
+    fallback: str | None = Field(default=None, description="the same of `fallback.onnx`")
     split: SplitTimes | None = Field(default=None, description="which rows the metrics are of")
     trials: int | None = Field(default=None, ge=1, description="settings that were tried before these were kept")
     leaks: dict[str, bool] | None = Field(default=None, description="structural leak check -> held, at training")

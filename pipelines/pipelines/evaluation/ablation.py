@@ -23,6 +23,7 @@ MODEL_TITLES = {
     "dcn_v2": "DCN-v2",
     "dlrm": "DLRM",
     "sequence": "Sequence model",
+    "two_tower": "Two towers",
 }
 LAGS = {
     "none": 0,

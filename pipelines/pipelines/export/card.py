@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 from bundle import Manifest
 
+from pipelines.evaluation.ablation import MODEL_TITLES
 from pipelines.evaluation.calibration import Curve, curve
 from pipelines.evaluation.cohorts import ALL, COHORT_METRICS, by_cohort, cohort_masks
 from pipelines.evaluation.intervals import Interval
@@ -76,6 +77,10 @@ def quality_of(
     )
 
 
+def _title(model: str | None) -> str:
+    return MODEL_TITLES.get(model or "", model or "unknown")
+
+
 def write_card(
     manifest: Manifest,
     licence: str,
@@ -90,7 +95,7 @@ def write_card(
         manifest: of the bundle; metrics and parity are read from it.
         licence: of the data; empty where nobody said one.
         rows: part of the time split -> examples in it.
-        top: most used columns and their share of the gain.
+        top: columns that move the score most, and their share of all that moves it.
         path: to write.
         quality: by cohort, with intervals; None where nobody measured it.
     """
@@ -100,7 +105,7 @@ def write_card(
         "",
         "## Purpose",
         f"Orders items for a user of the use case `{manifest.usecase}`. A score is the probability that the event is "
-        "positive. `model.onnx` is gradient boosting (LightGBM); `fallback.onnx`, logistic regression on the same "
+        f"positive. `model.onnx` is {_title(manifest.model)}; `fallback.onnx`, {_title(manifest.fallback)} on the same "
         "columns, answers where the model server does not. Not meant for decisions about people.",
         "",
         "## Verdict",
@@ -126,7 +131,9 @@ def write_card(
         f"Exported against framework: {', '.join(f'{key} {value:.3g}' for key, value in manifest.parity.items())}.",
         "",
         "## What it looks at",
-        *(f"- `{name}`: {share:.1%} of the gain" for name, share in top),
+        "Shares of the mean size of all contributions to the raw score, on test rows.",
+        "",
+        *(f"- `{name}`: {share:.1%}" for name, share in top),
         "",
         "## Limits",
         "- People and items without history get the same columns as everyone, near their priors: expect less there.",

@@ -8,18 +8,17 @@ from definitions.usecase import UseCase
 
 from pipelines.errors import TrainingError
 from pipelines.progress import Progress
-from pipelines.training import linear, trees
-from pipelines.training.linear import LinearRanker
-from pipelines.training.ranker import Rows, TrainData
-from pipelines.training.trees import TreeRanker
+from pipelines.training.ranker import Ranker, Rows, TrainData, ranker
 
 LEAST = 10  # positives, and negatives, that a head needs among fit and among validation rows
+Heads = Mapping[str, tuple[Ranker, Ranker]]
+"""Name of a head -> the fallback's model of it, and the served one's; in the use case's order."""
 
 
 def fit_heads(
-    usecase: UseCase, data: TrainData, *, seed: int, threads: int, progress: Progress
-) -> Mapping[str, tuple[LinearRanker, TreeRanker]]:
-    """Probability of each head: name -> the fallback's and the model's, in the use case's order.
+    usecase: UseCase, data: TrainData, *, names: tuple[str, str], seed: int, threads: int, progress: Progress
+) -> Heads:
+    """The probability of each head, by the models `names` of fallback and served rung.
 
     Nothing where the use case has no heads; nor where one cannot be had of these models or of this data, which
     `progress` is told: the label alone is served then.
@@ -32,16 +31,16 @@ def fit_heads(
         progress.note(f"served by its label alone: {exc}")
         return {}
     found = {}
-    for name, part in parts.items():
-        progress.stage(f"train head {name}")
-        line = linear.fit(part, seed=seed, threads=threads, progress=progress)
-        found[name] = line, trees.fit(part, seed=seed, threads=threads, progress=progress)
+    for head, part in parts.items():
+        progress.stage(f"train head {head}")
+        fallback, model = (ranker(name)(part, seed=seed, threads=threads, progress=progress) for name in names)
+        found[head] = fallback, model
     return found
 
 
 def _of_head(usecase: UseCase, data: TrainData, name: str) -> TrainData:
     if usecase.heads[name].value is not None:
-        raise TrainingError(f"heads.{name} predicts a value, which deep models do (millrace train --all)")
+        raise TrainingError(f"heads.{name} predicts a value, which python -m pipelines.deep does")
     return replace(data, fit=_labelled(data.fit, name), valid=_labelled(data.valid, name))
 
 

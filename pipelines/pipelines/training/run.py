@@ -22,6 +22,7 @@ from bundle import (
     load_bundle,
     write_bundle,
 )
+from bundle.folder import FALLBACK, MODEL
 from definitions import kept_usecase
 from definitions.layout import Layout, layout_of
 from definitions.usecase import UseCase
@@ -31,22 +32,24 @@ from threadpoolctl import threadpool_limits
 from pipelines.datasets.dataset import Dataset
 from pipelines.datasets.split import Split, split_times
 from pipelines.evaluation.metrics import Metrics
+from pipelines.explain import contributions
+from pipelines.explain.rankers import reference_row
 from pipelines.export import card, parity
 from pipelines.export.heads import add_heads
 from pipelines.progress import SILENT, Progress
 from pipelines.registry import Registered, register
 from pipelines.retrieval.sources import export_sources
-from pipelines.training import trees as tree_settings
 from pipelines.training.examples import Examples, Log, Mode, build_examples, examples_table
-from pipelines.training.ladder import LINEAR, TREES, Ladder, fit_ladder
+from pipelines.training.ladder import Ladder, fit_ladder
 from pipelines.training.leaks import refuse, structural
-from pipelines.training.linear import LinearRanker
 from pipelines.training.negatives import thin_negatives
+from pipelines.training.ranker import Ranker
 from pipelines.training.recomputed import mismatch_of_logged
 from pipelines.training.rungs import rung_quality
 from pipelines.training.trees import TreeRanker
 
 GOLDEN_ROWS = 256
+EXPLAINED_ROWS = 500  # for the model card
 # Beside other work on 2 cores, LightGBM's second thread spins: 40 s of CPU for what one thread does in 2 (measured,
 # 100,000 rows). More pays from millions of rows on.
 THREADS = 1
@@ -54,7 +57,7 @@ THREADS = 1
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished training. `metrics`: constant, item_mean, lr, lightgbm on the test rows; `parity`: worst graph.
+    """A finished training. `metrics`: floors and the ladder's models on the test rows; `parity`: worst graph.
     `test_from_us`: the test rows are the examples from this event time on. `sources`: of candidates, in the bundle.
     """
 
@@ -148,7 +151,7 @@ def train(
         rows = {part: int(getattr(split, part).sum()) for part in ("fit", "valid", "test")}
         licence = known.licence if known else licence
         quality = _quality(ladder, examples, split)
-        card.write_card(manifest, licence, rows, _gains(ladder), Path(aside) / "model_card.md", quality)
+        card.write_card(manifest, licence, rows, _shares(ladder), Path(aside) / "model_card.md", quality)
         (Path(aside) / kept_usecase.FILE).write_bytes(kept_usecase.to_json(usecase))
         vocabularies = Path(aside) / VOCABULARIES
         vocabularies.mkdir()
@@ -165,9 +168,7 @@ def train(
     registered = None
     if mlflow is not None:
         progress.stage("register")
-        registered = register(
-            mlflow, bundle, {"seed": seed, **tree_settings.PARAMETERS, "trees": ladder.trees.model.trees}
-        )
+        registered = register(mlflow, bundle, {"seed": seed, **_parameters(ladder)})
     return TrainResult(
         bundle=bundle,
         metrics=ladder.metrics,
@@ -190,37 +191,32 @@ class _Exported:
 
 def _export(ladder: Ladder, examples: Examples, split: Split, folder: Path) -> _Exported:
     """Graphs, golden rows and drift baseline in `folder`; both graphs compared with their models on all rows."""
-    paths = {LINEAR: folder / "fallback.onnx", TREES: folder / "model.onnx"}
     found = []
-    onnx: dict[str, npt.NDArray[np.float32]] = {}
-    rankers: tuple[LinearRanker | TreeRanker, ...] = (ladder.linear, ladder.trees)
-    for kind, model in enumerate(rankers):
-        model.export(paths[model.name])
-        heads = {name: both[kind] for name, both in ladder.heads.items()}
+    recorded: list[npt.NDArray[np.float32]] = []
+    places = np.linspace(0, len(examples) - 1, min(GOLDEN_ROWS, len(examples))).astype(np.int64)
+    for rung, (path, model) in enumerate(((folder / FALLBACK, ladder.fallback), (folder / MODEL, ladder.model))):
+        model.export(path)
+        heads = {name: both[rung] for name, both in ladder.heads.items()}
         if heads:
-            _export_heads(paths[model.name], heads)
-        scorer = OnnxScorer(paths[model.name])
+            _export_heads(path, heads)
+        scorer = OnnxScorer(path)
         predictions = scorer.predictions(examples.features, ladder.ints)
         for column, (name, head) in enumerate(heads.items()):
             own = head.score(examples.features, ladder.ints)
             what = f"head {name} of {model.name} in ONNX Runtime"
             found.append(parity.compare(what, own, predictions[:, column], examples.user_id))
-        onnx[model.name] = scorer.score(examples.features, ladder.ints)
+        scores = scorer.score(examples.features, ladder.ints)
         reference = model.score(examples.features, ladder.ints)
-        found.append(parity.compare(f"{model.name} in ONNX Runtime", reference, onnx[model.name], examples.user_id))
-    places = np.linspace(0, len(examples) - 1, min(GOLDEN_ROWS, len(examples))).astype(np.int64)
-    Golden(
-        examples.features[places],
-        ladder.ints[places],
-        onnx[TREES][places],
-        onnx[LINEAR][places],
-    ).save(folder / "golden.npz")
+        found.append(parity.compare(f"{model.name} in ONNX Runtime", reference, scores, examples.user_id))
+        recorded.append(scores[places])
+    fallback, served = recorded
+    Golden(examples.features[places], ladder.ints[places], served, fallback).save(folder / "golden.npz")
     card.write_reference(examples.features[split.fit], ladder.inputs.feature_names, folder / "reference.parquet")
     worst = parity.Parity(max(p.max_abs for p in found), sum(p.flips for p in found), found[0].rows)
     return _Exported(worst)
 
 
-def _export_heads(graph: Path, heads: Mapping[str, LinearRanker | TreeRanker]) -> None:
+def _export_heads(graph: Path, heads: Mapping[str, Ranker]) -> None:
     with tempfile.TemporaryDirectory(prefix="millrace-heads-") as aside:
         parts = [Path(aside) / f"{number}.onnx" for number in range(len(heads))]
         for path, head in zip(parts, heads.values(), strict=True):
@@ -253,7 +249,8 @@ def _manifest(
         seeds=(seed,),
         dataset=log.source,
         data_hash=examples.digest(),
-        model=TREES,
+        model=ladder.model.name,
+        fallback=ladder.fallback.name,
         heads={head: usecase.heads[head].weight for head in ladder.heads},
         split=SplitTimes(valid_from_us=split.valid_from_us, test_from_us=split.test_from_us),
         trials=1,
@@ -270,9 +267,9 @@ def _rungs(
     features, ints = examples.features[split.test], ladder.ints[split.test]
     return rung_quality(
         layout, log, examples, split,
-        model=ladder.trees.score(features, ints),
-        fallback=ladder.linear.score(features, ints),
-        score=lambda rows, user, item: ladder.trees.score(rows, ladder.inputs.ints_of(layout, user, item)),
+        model=ladder.model.score(features, ints),
+        fallback=ladder.fallback.score(features, ints),
+        score=lambda rows, user, item: ladder.model.score(rows, ladder.inputs.ints_of(layout, user, item)),
         seed=seed,
     )  # fmt: skip
 
@@ -280,17 +277,30 @@ def _rungs(
 def _quality(ladder: Ladder, examples: Examples, split: Split) -> card.Quality:
     """Of the served model on the test rows."""
     past, test = split.fit | split.valid, split.test
-    scores = ladder.trees.score(examples.features[test], ladder.ints[test])
+    scores = ladder.model.score(examples.features[test], ladder.ints[test])
     known = (examples.user_id[past], examples.item_id[past])
     return card.quality_of(examples.label[test], scores, examples.user_id[test], examples.item_id[test], known)
 
 
-def _gains(ladder: Ladder, top: int = 10) -> list[tuple[str, float]]:
-    model, names = ladder.trees.model, ladder.trees.encoder.names
-    gains = model.booster.feature_importance("gain", iteration=model.trees)
-    total = float(gains.sum()) or 1.0
-    order = np.argsort(-gains, kind="stable")[:top]
-    return [(names[i], float(gains[i]) / total) for i in order]
+def _parameters(ladder: Ladder) -> dict[str, Any]:
+    """What MLflow's page of the run says of the models."""
+    found: dict[str, Any] = {"model": ladder.model.name, "fallback": ladder.fallback.name}
+    if isinstance(ladder.model, TreeRanker):
+        found |= {**ladder.model.model.booster.params, "trees": ladder.model.model.trees}
+    return found
+
+
+def _shares(ladder: Ladder, top: int = 10) -> list[tuple[str, float]]:
+    """The columns that move the served model's raw score most, and their shares of all that moves it."""
+    test, fit = ladder.test, ladder.data.fit
+    places = np.linspace(0, len(test) - 1, min(EXPLAINED_ROWS, len(test))).astype(np.int64)
+    found = contributions(
+        ladder.model, test.features[places], test.ints[places],
+        inputs=ladder.inputs, reference=reference_row(fit.features, fit.ints),
+    )  # fmt: skip
+    sizes = found.by_feature().importance()
+    total = sum(size for _, size in sizes) or 1.0
+    return [(name, size / total) for name, size in sizes[:top]]
 
 
 def _next_version(folder: Path) -> int:

@@ -12,9 +12,9 @@ import xgboost
 from pipelines.export.graphs_xgb import export_xgb
 from pipelines.progress import Progress
 from pipelines.training.encoded import EncodedRanker
-from pipelines.training.encoding import fit_encoder
+from pipelines.training.encoding import Encoder, fit_encoder
 from pipelines.training.linear import fit_calibration, sigmoid
-from pipelines.training.ranker import TrainData
+from pipelines.training.ranker import Rows, TrainData
 
 Matrix = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
@@ -33,6 +33,12 @@ PARAMETERS = {
     "reg_lambda": 5.0,
     "tree_method": "hist",
     "verbosity": 0,
+}
+PAIRWISE = {
+    **PARAMETERS,
+    "objective": "rank:pairwise",
+    "eval_metric": "ndcg@10",
+    "base_score": 0.0,  # the margin's own: the graph adds up trees only
 }
 
 
@@ -70,16 +76,30 @@ class XgbRanker(EncodedRanker[XgbModel]):
 
 
 def fit(
-    data: TrainData, *, seed: int, threads: int, progress: Progress, parameters: Mapping[str, Any] = PARAMETERS
+    data: TrainData, *, seed: int, threads: int, progress: Progress, parameters: Mapping[str, Any] | None = None
 ) -> XgbRanker:
-    """XGBoost with log-loss, stopped early and calibrated on the validation rows."""
+    """XGBoost with log-loss, stopped early and calibrated on the validation rows.
+
+    Where the use case's objective is `pairwise`, it orders each list (request, or session) by RankNet's loss (Burges et
+    al., ICML 2005); Platt's mapping of its scores on the validation rows stands for probabilities then.
+    """
     del progress  # seconds
     encoder = fit_encoder(data)
-    valid = encoder.rows(data.valid)
-    rows = xgboost.DMatrix(encoder.rows(data.fit), data.fit.label, weight=data.fit.weight)
-    later = xgboost.DMatrix(valid, data.valid.label, weight=data.valid.weight)
-    model = boost(rows, later, parameters, seed=seed, threads=threads)
-    return XgbRanker(encoder, model.calibrated(*fit_calibration(model.logits(valid), data.valid.label)))
+    pairwise = data.layout.usecase.objective.name == "pairwise"
+    rows, later = (_matrix(encoder, part, by_list=pairwise) for part in (data.fit, data.valid))
+    chosen = parameters or (PAIRWISE if pairwise else PARAMETERS)
+    model = boost(rows, later, chosen, seed=seed, threads=threads)
+    logits = model.logits(encoder.rows(data.valid))
+    return XgbRanker(encoder, model.calibrated(*fit_calibration(logits, data.valid.label)))
+
+
+def _matrix(encoder: Encoder, rows: Rows, *, by_list: bool) -> xgboost.DMatrix:
+    """`by_list`: rows of one list side by side, without weights, which XGBoost takes of whole lists only."""
+    if not by_list:
+        return xgboost.DMatrix(encoder.rows(rows), rows.label, weight=rows.weight)
+    order = np.argsort(rows.session, kind="stable")
+    sizes = np.unique(rows.session, return_counts=True)[1]
+    return xgboost.DMatrix(encoder.rows(rows)[order], rows.label[order], group=sizes)
 
 
 def boost(
