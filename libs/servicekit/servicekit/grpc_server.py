@@ -103,7 +103,7 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),  # the caller's limit is the caller's
                 ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
-                ("grpc.so_reuseport", 0),  # else a second process shares the port silently
+                ("grpc.so_reuseport", int(edge is not None and edge.share_port)),  # else nobody shares it silently
                 # Clients ping each second to notice a stopped peer; refusing would be GOAWAY.
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 900),

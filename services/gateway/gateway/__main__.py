@@ -20,6 +20,7 @@ from millrace.ranking.v1 import ranking_pb2_grpc
 from servicekit.backlog import Backlog
 from servicekit.grpc_server import PUSH_BACK_MS, serve
 from servicekit.kit import Budget, Kit, start
+from servicekit.processes import port_is_taken, supervise
 from servicekit.security.errors import Shed
 from servicekit.settings import EXIT_BAD_INPUT, load_settings
 from stores.errors import StoreError
@@ -70,9 +71,20 @@ def main() -> int:
     except SignatureError as exc:
         sys.stderr.write(f"MILLRACE_TRUSTED_KEYS: {exc}\n")
         return EXIT_BAD_INPUT
+    if settings.gateway_processes > 1:
+        return _supervise(settings)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with start("gateway", settings) as kit:
         return uvloop.run(_run(kit, settings, layouts))
+
+
+def _supervise(settings: Settings) -> int:
+    """The same command once more for each process; this one answers for their readiness, and serves nothing."""
+    if port_is_taken(settings.bind, settings.grpc_port):
+        sys.stderr.write(f"gRPC port {settings.grpc_port}: is taken; free it or set MILLRACE_PORT_OFFSET\n")
+        return EXIT_ENVIRONMENT
+    with start("gateway", settings) as kit:
+        return supervise(kit, [sys.executable, "-m", "gateway"], settings.environments(), settings.drain_s)
 
 
 def _trust(settings: Settings) -> Trust:

@@ -49,6 +49,10 @@ class EdgeSettings(ProcessSettings):
         default=3_600.0, gt=0, description="How much longer its last calls may take, a caller's stream for instance."
     )
 
+    share_port: bool = Field(
+        default=False, description="Lets further processes of ours listen on its gRPC port too (SO_REUSEPORT)."
+    )
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
