@@ -194,6 +194,7 @@ def stream(
     """
     from pathlib import Path
 
+    from local_stack.ports import Ports
     from millrace.events.v1 import events_pb2
     from pipelines.bench.stream import run
 
@@ -204,7 +205,8 @@ def stream(
         bars.stage("start Kafka")
         with spare.kafka(spec.name) as (bootstrap, home):
             protos = Path(events_pb2.__file__).parents[3]
-            result = run(bootstrap, home, protos, spec, events=events, users=users, items=items, progress=bars)
+            port = Ports.free().features_metrics
+            result = run(bootstrap, home, protos, port, spec, events=events, users=users, items=items, progress=bars)
     report("stream", result, settings, as_json=json)
 
 

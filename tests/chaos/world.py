@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -45,7 +44,7 @@ class Worker:
     def __init__(self, world: "World", module: str, *, failpoint: str | None = None, home: Path | None = None) -> None:
         self.world, self.module, self.failpoint = world, module, failpoint
         service = module.split(".")[0]
-        port = _free_port()
+        port = Ports.free().features_metrics
         environment = {
             "MILLRACE_HOME": str(home or world.home.root),
             "MILLRACE_KAFKA": world.kafka,
@@ -285,10 +284,3 @@ def until(holds: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) 
         if time.monotonic() > due:
             raise Failed(f"not within {deadline_s:.0f} s: {what}")
         time.sleep(0.01)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port

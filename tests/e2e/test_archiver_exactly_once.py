@@ -1,16 +1,9 @@
 """The archiver process against real Kafka: killed at random while records flow, each one is archived exactly once."""
 
-import json
 import os
 import random
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +17,7 @@ from kafka import KafkaProducer
 from local_stack.topics import create_topics, declared_topics
 from millrace.decisions.v1 import decisions_pb2
 from millrace.events.v1 import events_pb2 as pb
+from one_service import OneService
 from servicekit.kafka import assign, end_offsets, make_consumer, make_producer
 from servicekit.topics import DEAD_LETTERS, DECISIONS, id_key, topic
 from stores.offline import Lake
@@ -37,67 +31,15 @@ TIME_US = 1_700_000_000_000_000
 Record = tuple[bytes | None, bytes | None]
 
 
-class ArchiverProcess:
-    """The real process, one life at a time."""
+def archiver_of(kafka: str, usecase: Path, home: Path) -> OneService:
+    """Commits so often that kills hit commits."""
+    return OneService("archiver", home, kafka=kafka, usecases=str(usecase), commit_s="0.1")
 
-    def __init__(self, kafka: str, usecase: Path, home: Path) -> None:
-        self.home = home
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")} | {
-            "MILLRACE_HOME": str(home),
-            "MILLRACE_KAFKA": kafka,
-            "MILLRACE_USECASES": str(usecase),
-            "MILLRACE_METRICS_PORT": str(self.port),
-            "MILLRACE_COMMIT_S": "0.1",  # so that kills hit commits
-        }
-        self._log = (home / "archiver.log").open("ab")
-        self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        self._process = subprocess.Popen([sys.executable, "-m", "archiver"], env=self._environment, stderr=self._log)
-
-    def kill(self) -> None:
-        assert self._process is not None
-        assert self._process.poll() is None, self.log_tail()
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait(10)
-
-    def terminate(self) -> int:
-        assert self._process is not None
-        self._process.terminate()
-        return self._process.wait(30)
-
-    def is_ready(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, self.log_tail()
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ready", timeout=2):
-                return True
-        except (urllib.error.URLError, OSError):
-            return False
-
-    def archived(self) -> float:
-        """Rows that this life has written."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("archiver_rows_total{"))
-
-    def flush(self) -> dict[str, Any]:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/flush", method="POST")
-        with urllib.request.urlopen(request, timeout=65) as answer:  # noqa: S310  the same
-            found: dict[str, Any] = json.load(answer)
-            return found
-
-    def log_tail(self) -> str:
-        return (self.home / "archiver.log").read_text()[-3000:]
-
-    def close(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait(10)
-        self._log.close()
+def archived_by(archiver: OneService) -> float:
+    """Rows that this life has written."""
+    lines = archiver.metrics()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("archiver_rows_total{"))
 
 
 class Shop:
@@ -110,7 +52,7 @@ class Shop:
         text = (ROOT / "usecases" / "movies.yaml").read_text()
         usecase.write_text(text.replace("usecase: movies", f"usecase: {self.name}"))
         create_topics(kafka, declared_topics(ROOT / "infra/kafka/topics.yaml", [self.name]))
-        self.archiver = ArchiverProcess(kafka, usecase, folder)
+        self.archiver = archiver_of(kafka, usecase, folder)
         self.lake = Lake(folder / "lake", self.name)
         self.producer: KafkaProducer = make_producer(kafka)
 
@@ -236,7 +178,7 @@ def test_killed_at_random_each_record_is_archived_once(shop: Shop) -> None:
     for _ in range(KILLS):
         shop.archiver.start()
         eventually(shop.archiver.is_ready, f"ready, seed {seed}")
-        eventually(lambda: shop.archiver.archived() > 0, f"rows, seed {seed}")
+        eventually(lambda: archived_by(shop.archiver) > 0, f"rows, seed {seed}")
         threading.Event().wait(rng.uniform(0.0, 0.8))
         shop.archiver.kill()
     publisher.enough.set()
@@ -273,7 +215,7 @@ def test_a_second_archiver_ends_when_the_first_writes(shop: Shop) -> None:
     """Two owners of a partition: one of them is told, and no record is there twice."""
     shop.archiver.start()
     eventually(shop.archiver.is_ready, "ready")
-    other = ArchiverProcess(shop.kafka, shop.archiver.home / f"{shop.name}.yaml", shop.archiver.home)
+    other = archiver_of(shop.kafka, shop.archiver.home / f"{shop.name}.yaml", shop.archiver.home)
     other.start()
     eventually(other.is_ready, "ready")
     numbers = iter(range(10**6))
@@ -284,8 +226,8 @@ def test_a_second_archiver_ends_when_the_first_writes(shop: Shop) -> None:
             shop.publish(shop.topic("interactions"), interaction(number))
         shop.producer.flush()
         for process in (shop.archiver, other):
-            assert process._process is not None
-            code = process._process.poll()
+            assert process.process is not None
+            code = process.process.poll()
             if code is not None:
                 ended.append(code)
         return bool(ended)

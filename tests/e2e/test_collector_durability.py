@@ -7,8 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,9 +17,11 @@ from local_stack.components.kafka import new_cluster_id
 from local_stack.home import Home
 from local_stack.java import Java
 from local_stack.ports import Ports
+from local_stack.service import without_settings
 from local_stack.topics import create_topics, declared_topics
 from millrace.client import Entity, Event, EventClient, MillraceError, Unavailable
 from millrace.events.v1 import events_pb2
+from one_service import OneService
 from servicekit.kafka import TopicReader, end_offsets
 
 pytestmark = pytest.mark.real
@@ -55,40 +55,6 @@ class Broker:
     def stop(self) -> None:
         if self._run is not None:
             process.stop(self._run, self._home)
-
-
-class Collector:
-    """The real process."""
-
-    def __init__(self, kafka: str, home: Path) -> None:
-        ports = Ports.free()
-        self.grpc_port, self._metrics_port = ports.collector, ports.collector_metrics
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")} | {
-            "MILLRACE_HOME": str(home),
-            "MILLRACE_KAFKA": kafka,
-            "MILLRACE_GRPC_PORT": str(self.grpc_port),
-            "MILLRACE_METRICS_PORT": str(self._metrics_port),
-            "MILLRACE_DELIVERY_TIMEOUT_S": "2",
-        }
-        self.log = home / "collector.log"
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen([sys.executable, "-m", "collector"], env=environment, stderr=log)
-
-    def is_ready(self) -> bool:
-        assert self._process.poll() is None, self.log.read_text()[-3_000:]
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/ready", timeout=2):
-                return True
-        except (urllib.error.URLError, OSError):
-            return False
-
-    def terminate(self) -> int:
-        self._process.terminate()
-        return self._process.wait(20)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
 
 class Publisher(threading.Thread):
@@ -139,16 +105,17 @@ def broker(tmp_path: Path, java: Java) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def collector(broker: Broker, tmp_path: Path) -> Iterator[Collector]:
-    collector = Collector(broker.address, tmp_path)
+def collector(broker: Broker, tmp_path: Path) -> Iterator[OneService]:
+    collector = OneService("collector", tmp_path, kafka=broker.address, delivery_timeout_s="2")
+    collector.start()
     until(collector.is_ready)
     yield collector
-    collector.kill()
+    collector.close()
 
 
-def test_a_killed_broker_costs_time_and_nothing_that_was_acknowledged(broker: Broker, collector: Collector) -> None:
+def test_a_killed_broker_costs_time_and_nothing_that_was_acknowledged(broker: Broker, collector: OneService) -> None:
     """While it is away: UNAVAILABLE within the deadline, not ready. When it is back: as before, by itself."""
-    target = f"127.0.0.1:{collector.grpc_port}"
+    target = collector.address or ""
     with EventClient(target) as client:
         client.put_items("movies", [Entity(id=5, attributes={"genre": [8]})])
     publisher = Publisher(target)
@@ -190,7 +157,7 @@ def test_a_killed_broker_costs_time_and_nothing_that_was_acknowledged(broker: Br
 
 def test_a_collector_without_a_broker_says_so_and_ends(tmp_path: Path) -> None:
     """Exit code 3: the environment's fault, a retry may help."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")} | {
+    environment = without_settings(os.environ) | {
         "MILLRACE_HOME": str(tmp_path),
         "MILLRACE_KAFKA": f"127.0.0.1:{Ports.free().kafka}",
         "MILLRACE_METRICS_PORT": "0",

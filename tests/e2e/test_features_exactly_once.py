@@ -1,16 +1,8 @@
 """The features process against real Kafka: killed at random while events flow, its rows are those of one calm fold."""
 
-import json
-import os
 import random
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +19,7 @@ from definitions.user_state import UserTable
 from kafka import KafkaProducer
 from local_stack.topics import create_topics, declared_topics
 from millrace.events.v1 import events_pb2 as pb
+from one_service import OneService
 from servicekit.kafka import assign, end_offsets, make_consumer, make_producer
 from servicekit.topics import id_key, topic
 from stores.online import OnlineStore, open_online
@@ -36,58 +29,6 @@ pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]
 USERS, ITEMS = 60, 25
 DEADLINE_S = 60.0
-
-
-class Features:
-    """The real process, one life at a time."""
-
-    def __init__(self, kafka: str, usecase: Path, home: Path) -> None:
-        self.home = home
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")} | {
-            "MILLRACE_HOME": str(home),
-            "MILLRACE_KAFKA": kafka,
-            "MILLRACE_USECASES": str(usecase),
-            "MILLRACE_METRICS_PORT": str(self.port),
-            "MILLRACE_CHECKPOINT_S": "0.3",  # so that kills hit checkpoints too
-        }
-        self._log = (home / "features.log").open("ab")
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen([sys.executable, "-m", "features"], env=self._environment, stderr=self._log)
-
-    def kill(self) -> None:
-        assert self._process is not None
-        assert self._process.poll() is None, (self.home / "features.log").read_text()[-3000:]
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait(10)
-
-    def terminate(self) -> int:
-        assert self._process is not None
-        self._process.terminate()
-        return self._process.wait(30)
-
-    def is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ready", timeout=2):
-                return True
-        except (urllib.error.URLError, OSError):
-            return False
-
-    def flush(self) -> dict[str, dict[str, dict[str, int]]]:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/flush", method="POST")
-        with urllib.request.urlopen(request, timeout=35) as answer:  # noqa: S310  our own address
-            offsets: dict[str, dict[str, dict[str, int]]] = json.load(answer)["offsets"]
-            return offsets
-
-    def close(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait(10)
-        self._log.close()
 
 
 class Shop:
@@ -101,7 +42,9 @@ class Shop:
         self.usecase.write_text(text.replace("usecase: movies", f"usecase: {self.name}"))
         self.layout: Layout = layout_of(load_usecase(self.usecase))
         create_topics(kafka, declared_topics(ROOT / "infra/kafka/topics.yaml", [self.name]))
-        self.features = Features(kafka, self.usecase, folder)
+        self.features = OneService(
+            "features", folder, kafka=kafka, usecases=str(self.usecase), checkpoint_s="0.3"
+        )  # so often, that kills hit checkpoints too
         self.store: OnlineStore = open_online(self.name, 1, valkey=None, lmdb_path=folder / "data" / "online")
         self.producer: KafkaProducer = make_producer(kafka)
 
@@ -163,7 +106,7 @@ class Shop:
         """Until a checkpoint covers the whole log."""
 
         def is_saved() -> bool:
-            saved = self.features.flush()[self.name]
+            saved = self.features.flush()["offsets"][self.name]
             return all(
                 saved[str(partition)][kind] == end
                 for kind in ("interactions", "users")

@@ -5,7 +5,6 @@ import http.client
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -68,6 +67,7 @@ def run(
     bootstrap: str,
     home: Path,
     protos: Path,
+    metrics_port: int,
     usecase: UseCase,
     *,
     events: int = 10_000_000,
@@ -86,6 +86,7 @@ def run(
         bootstrap: a broker with the use case's topics, empty; their partitions are `PARTITIONS`.
         home: an empty folder for the process's state.
         protos: folder of the generated protos, for Quix Streams.
+        metrics_port: a free one, for the features process.
         usecase: one of the checkout's.
         events: on the log, uncompressed.
         users: ids, by Zipf's law with exponent 1; `items` likewise.
@@ -98,7 +99,7 @@ def run(
     name = topic(usecase.name, "interactions")
     records = _records(np.random.default_rng(seed), len(usecase.actions), events, users, items)
     values = home / "records"
-    with _features(bootstrap, home, usecase) as features:
+    with _features(bootstrap, home, usecase, metrics_port) as features:
         progress.stage("write the log")
         records.tofile(values)
         features.hold()
@@ -277,8 +278,8 @@ class _Process:
 
 
 @contextmanager
-def _features(bootstrap: str, home: Path, usecase: UseCase) -> Iterator[_Process]:
-    port, log = _free_port(), home / "features.log"
+def _features(bootstrap: str, home: Path, usecase: UseCase, port: int) -> Iterator[_Process]:
+    log = home / "features.log"
     environ = bare_environ() | {
         "MILLRACE_HOME": str(home),
         "MILLRACE_KAFKA": bootstrap,
@@ -294,12 +295,6 @@ def _features(bootstrap: str, home: Path, usecase: UseCase) -> Iterator[_Process
             yield running
         finally:
             process.kill()  # its state is thrown away
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _stock(bootstrap: str, name: str, events: int) -> float:
