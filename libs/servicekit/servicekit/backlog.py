@@ -5,10 +5,12 @@ gRPC's channelz counts is enough: of the calls that have begun and not ended, th
 they are the newest. When the oldest of them came is read from how the number of calls grew.
 """
 
+import asyncio
 import json
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +19,7 @@ from grpc._cython import cygrpc  # where gRPC's own channelz service asks; there
 EVERY_S: Final = 0.02  # between two counts where nobody waits: 57 us each
 BUSY_EVERY_S: Final = 0.005
 FEW: Final = 2  # so many are on their way to us, or ended and not yet counted as such
+_waited_s: ContextVar[float] = ContextVar("waited_s", default=0.0)
 _KEPT: Final = 256  # counts: at least 1.3 s
 
 
@@ -43,7 +46,11 @@ class Backlog:
         self._held = 0  # taken, and not ended
         self._seen: deque[tuple[float, int]] = deque([(clock(), 0)], maxlen=_KEPT)  # when, how many had come
         self.waiting = 0
-        self.waited_s = 0.0
+
+    @property
+    def waited_s(self) -> float:
+        """What the call waited in whose task this is asked; 0 outside of one."""
+        return _waited_s.get()
 
     def bind(self, count: Callable[[], Calls]) -> None:
         """Count these calls from now on."""
@@ -56,16 +63,21 @@ class Backlog:
         self._seen.append((self._clock(), calls.begun))
         self.waiting = max(0, calls.begun - calls.ended - self._held)
 
+    def taken_by(self, task: "asyncio.Task[Any] | None") -> None:
+        """gRPC hands a call to this task, which is running: before its message is there, which may never come."""
+        _waited_s.set(self.taken())
+        if task is not None:
+            task.add_done_callback(lambda _: self.ended())
+
     def taken(self) -> float:
         """A call is looked at for the first time; tell `ended` when it is over. Returns the seconds that it waited."""
         now = self._clock()
         if now - self._seen[-1][0] >= (BUSY_EVERY_S if self.waiting > FEW else EVERY_S):
             self.sample()
         ahead_of = max(0, self.waiting - 1)  # those that came later, and wait too
-        self.waited_s = now - self._came(self._seen[-1][1] - ahead_of) if ahead_of >= FEW else 0.0
         self.waiting = ahead_of
         self._held += 1
-        return self.waited_s
+        return now - self._came(self._seen[-1][1] - ahead_of) if ahead_of >= FEW else 0.0
 
     def ended(self) -> None:
         """A call that was taken is over."""

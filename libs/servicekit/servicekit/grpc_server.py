@@ -58,7 +58,8 @@ async def serve(
 
     `register(server)` adds the servicers and returns the full names of their services. Health is SERVING while
     `kit.ready` is. Port 0 takes a free one; `on_listening` is told which. `shed(rpc, seconds left or None)` is asked
-    before a unary call is parsed, and raises `Shed` where it should not be. `backlog` is told of each call before that.
+    before a unary call is parsed, and raises `Shed` where it should not be. `backlog` is told of each call that gRPC
+    hands out.
 
     Returns:
         What is left of `drain_s`, for the caller to flush in.
@@ -188,6 +189,8 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyp
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler | None:
         """The method's handler, wrapped once."""
+        if self._backlog is not None:
+            self._backlog.taken_by(asyncio.current_task())
         name = handler_call_details.method
         if (known := self._wrapped.get(name)) is not None:
             return known
@@ -253,9 +256,6 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyp
     async def _watched(self, method: str, call: "_Call") -> AsyncIterator[None]:
         """Counts and times one call, and gives every error a status."""
         began = time.perf_counter()
-        if (backlog := self._backlog) is not None:
-            backlog.taken()
-            call.add_done_callback(lambda _: backlog.ended())
         try:
             try:
                 yield

@@ -2,11 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
-from servicekit.backlog import Backlog, Calls, newest_server
+from servicekit.backlog import BUSY_EVERY_S, Backlog, Calls, newest_server
 
 
 class Server:
@@ -83,27 +86,45 @@ def test_calls_that_ended_unseen_do_not_wait_for_ever(server: Server) -> None:
     assert 0 == server.backlog.waiting
 
 
-async def test_grpc_counts_what_nobody_has_taken() -> None:
-    """On a real server that is stuck: calls it has not seen are seen by the backlog, and gone when they gave up.
+class Taking(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyped
+    """Tells a backlog of each call, as servicekit's own server does."""
 
-    What is read here is not gRPC's public face: a version that counts otherwise is found here.
-    """
-    backlog = Backlog()
+    def __init__(self) -> None:
+        self.backlog = Backlog()
 
-    async def answer(_: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        waited.append(backlog.taken())
-        context.add_done_callback(lambda _: backlog.ended())
-        time.sleep(0.01)  # noqa: ASYNC251  the loop is to be stuck
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        self.backlog.taken_by(asyncio.current_task())
+        return await continuation(details)
+
+
+@asynccontextmanager
+async def stuck(waited: list[float], pause_s: float) -> AsyncIterator[tuple[Backlog, grpc.aio.Channel]]:
+    """A server whose event loop is stuck in each call, and a channel to it; it notes what each call waited."""
+    taking = Taking()
+
+    async def answer(_: bytes, __: grpc.aio.ServicerContext) -> bytes:
+        waited.append(taking.backlog.waited_s)
+        time.sleep(pause_s)  # noqa: ASYNC251  the loop is to be stuck
         return b""
 
-    waited: list[float] = []
-    server = grpc.aio.server()
+    server = grpc.aio.server(interceptors=[taking])
     handler = grpc.unary_unary_rpc_method_handler(answer)
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("t.T", {"Call": handler})])
-    backlog.bind(newest_server())
+    taking.backlog.bind(newest_server())
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield taking.backlog, channel
+    await server.stop(0)
+
+
+async def test_grpc_counts_what_nobody_has_taken() -> None:
+    """Calls that a stuck server has not seen are seen by the backlog, and gone when they gave up.
+
+    What is read here is not gRPC's public face: a version that counts otherwise is found here.
+    """
+    waited: list[float] = []
+    async with stuck(waited, 0.01) as (backlog, channel):
         call = channel.unary_unary("/t.T/Call")
         await call(b"")
         backlog.sample()
@@ -111,7 +132,20 @@ async def test_grpc_counts_what_nobody_has_taken() -> None:
         outcomes = await asyncio.gather(*(call(b"", timeout=0.15) for _ in range(40)), return_exceptions=True)
         await call(b"")
         backlog.sample()
+        assert 0 == backlog.waiting
     assert any(isinstance(each, grpc.aio.AioRpcError) for each in outcomes)
     assert 0.05 < max(waited) < 0.3
-    assert 0 == backlog.waiting
-    await server.stop(0)
+
+
+async def test_calls_without_a_message_do_not_make_others_wait() -> None:
+    """Twenty that begin and send nothing are held, not queued: who comes after them has not waited."""
+    waited: list[float] = []
+    async with stuck(waited, 0.0) as (backlog, channel):
+        silent = [channel.stream_stream("/t.T/Call")() for _ in range(20)]
+        for _ in range(20):
+            await asyncio.sleep(BUSY_EVERY_S)
+            backlog.sample()
+            await channel.unary_unary("/t.T/Call")(b"")
+        assert [0.0] * 20 == waited
+        for each in silent:
+            each.cancel()
