@@ -369,6 +369,17 @@ def test_use_cases_have_their_own_tables(tmp_path: Path) -> None:
     assert offsets(Lake(tmp_path, "songs")) == [0, 1, 2]
 
 
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    """What a URL would encode: space, percent, hash, letters that are not ASCII. Written, read, merged, read."""
+    lake = Lake(tmp_path / "my data 50% #1 ü?", "movies")
+    for first in (0, 5):
+        same_day = table(first, first + 5, event_time_us=np.zeros(5, np.int64))
+        lake.append("interactions", same_day, app_id=name(), version=first + 5)
+    assert [*range(10)] == offsets(lake)
+    assert (2, 1) == lake.compact("interactions")
+    assert [*range(10)] == offsets(lake)
+
+
 def test_a_training_set_is_replaced_whole(movies: Lake) -> None:
     """Building a set again leaves its rows once, and the other sets alone."""
 

@@ -20,6 +20,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from stores.errors import NewerWriter, StoreUnavailable, UnknownTable
 from stores.offline.schemas import TABLES, TableSpec, empty, restored, to_stored
+from stores.offline.table_files import LocalNames
 
 # Other partitions commit to the same table. Each commit takes the next free version, so with w writers one may lose
 # w - 1 races in a row; with the library's 15 retries 8 writers failed 3 of 160 commits (measured, 2 cores).
@@ -170,7 +171,7 @@ class Lake:
 
     def _open(self, table: str) -> DeltaTable | None:
         try:
-            return DeltaTable(self.uri(table))
+            return LocalNames(self.uri(table))
         except TableNotFoundError:
             return None
 
