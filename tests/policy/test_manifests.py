@@ -5,7 +5,7 @@ missing; each is shown to refuse a planted mistake.
 """
 
 import copy
-import importlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -546,11 +546,25 @@ def test_every_service_has_a_workload_and_an_image() -> None:
 
     for folder in sorted((ROOT / "services").iterdir()):
         if (folder / "pyproject.toml").exists():
-            assert (folder / "Dockerfile").exists(), folder.name
+            assert importlib.util.find_spec(f"{folder.name}.__main__"), "target `service` runs `python -m` of it"
             assert (folder.name in workloads) == (folder.name != "simulator"), folder.name
             if folder.name == "simulator":
                 continue
             assert f"/{folder.name}:" in containers(workloads[folder.name])[0]["image"]
+
+
+def test_there_is_one_dockerfile_and_it_has_what_every_image_needs() -> None:
+    """Kernels are compiled when it is built, for the processor that it starts with; no image runs as root."""
+    stages = (ROOT / "Dockerfile").read_text().split("\nFROM ")
+    last = {stage.split()[2]: stage for stage in stages if stage.split()[1:2] == ["AS"]}
+
+    assert {"lock", "build", "runtime", "pipelines", "service"} == set(last)
+    for target in ("pipelines", "service"):
+        assert last[target].startswith("runtime AS"), target
+        assert "\nUSER 10001:10001" in last[target], target
+    assert "python -m definitions.compile && /opt/venv/bin/python -m servicekit.kafka.compile" in last["build"]
+    for stage in ("build", "runtime"):
+        assert "ARG NUMBA_CPU_NAME=x86-64-v3" in last[stage], "both: kernels are kept by the processor's name"
 
 
 def test_gpus_are_of_prod_only() -> None:
