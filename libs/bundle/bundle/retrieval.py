@@ -188,12 +188,7 @@ class NeighbourRetrieval:
     @classmethod
     def of(cls, folder: Path) -> Self:
         """Of a bundle's folder."""
-        path = folder / NEIGHBOURS
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls(arrays["item_ids"], arrays["places"], arrays["weights"])
-        except (OSError, ValueError, KeyError) as exc:
-            raise IntegrityError(f"{path}: cannot be read ({exc}); train again") from exc
+        return cls(*_load_named(folder / NEIGHBOURS, "item_ids", "places", "weights"))
 
     def retrieve(self, history: Ids, limit: int, eligible: Eligible | None = None) -> Found:
         """The `limit` eligible items that are nearest to the history; only items that are near to any of it.
@@ -237,12 +232,7 @@ class PopularRetrieval:
     @classmethod
     def of(cls, folder: Path) -> Self:
         """Of a bundle's folder."""
-        path = folder / POPULAR
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls(arrays["places"], arrays["ends"], arrays["item_ids"])
-        except (OSError, ValueError, KeyError) as exc:
-            raise IntegrityError(f"{path}: cannot be read ({exc}); train again") from exc
+        return cls(*_load_named(folder / POPULAR, "places", "ends", "item_ids"))
 
     def retrieve(self, surface: int, country: int, limit: int, eligible: Eligible | None = None) -> Ids:
         """At most `limit` eligible items of the narrowest place that has a list: both, the surface, the country.
@@ -317,6 +307,15 @@ def _load(path: Path) -> Any:
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError) as exc:
+        raise IntegrityError(f"{path}: cannot be read ({exc}); train again") from exc
+
+
+def _load_named(path: Path, *names: str) -> list[Any]:
+    """The arrays of those names in an npz file, in their order; what uses them checks their types."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return [arrays[name] for name in names]
+    except (OSError, ValueError, KeyError) as exc:
         raise IntegrityError(f"{path}: cannot be read ({exc}); train again") from exc
 
 
