@@ -1,8 +1,6 @@
 """What is wrong is refused by name, wherever it comes in, and what stands beside it goes through."""
 
-import json
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -139,7 +137,7 @@ def test_broken_records_on_the_log_become_dead_letters_and_their_neighbours_go_t
 ) -> None:
     """Each is kept whole with its place and reason; archived and dead together are what the log holds."""
     user, name = BEGIN + 50, topic("movies", "interactions")
-    flush(stack)
+    stack.flush("archiver")
     first, archived_before = ends(stack), archived(stack)
     key, right = id_key(user), good(50).SerializeToString()
     broken: list[tuple[bytes | None, bytes | None, str]] = [
@@ -163,7 +161,7 @@ def test_broken_records_on_the_log_become_dead_letters_and_their_neighbours_go_t
     expected.append(
         Dead(topic("movies", "items"), *item, "DEAD_LETTER_REASON_MALFORMED", b"\xff", id_key(BEGIN)),
     )
-    flush(stack)
+    stack.flush("archiver")
 
     found = [
         letter for letter in dead_letters(stack) if letter[0].topic != name or letter[0].offset >= first[partition]
@@ -195,13 +193,6 @@ def sent(
 def ends(stack: NativeStack) -> dict[int, int]:
     """Partition of movies.interactions -> its end."""
     return end_offsets(f"127.0.0.1:{stack.ports.kafka}", topic("movies", "interactions"))
-
-
-def flush(stack: NativeStack) -> None:
-    """Archive all that is on the log now."""
-    request = urllib.request.Request(f"http://{stack.metrics('archiver')}/flush", method="POST")
-    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310  our own address
-        assert json.load(answer)["next_offsets"]
 
 
 def archived(stack: NativeStack) -> int:

@@ -67,13 +67,6 @@ def events() -> list[Event]:
     return found
 
 
-def flush(stack: NativeStack, service: str) -> dict[str, Any]:
-    request = urllib.request.Request(f"http://{stack.metrics(service)}/flush", method="POST")
-    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310  our own address
-        found: dict[str, Any] = json.load(answer)
-        return found
-
-
 def publish(stack: NativeStack) -> None:
     """Catalogue, users and events; back when rows and lake have them."""
     with EventClient(stack.address("collector")) as client:
@@ -85,11 +78,11 @@ def publish(stack: NativeStack) -> None:
     wanted = {str(each.partition): each.offset + 1 for each in published.accepted}
     ends = time.monotonic() + 30
     while True:
-        offsets = flush(stack, "features")["offsets"]["movies"]
+        offsets = stack.flush("features")["offsets"]["movies"]
         if all(offsets[partition]["interactions"] >= offset for partition, offset in wanted.items()):
             break
         assert time.monotonic() < ends, (offsets, wanted)
-    flush(stack, "archiver")
+    stack.flush("archiver")
 
 
 def repositories(stack: NativeStack, folder: Path, layout: Layout) -> dict[str, str]:

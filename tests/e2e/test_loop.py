@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from bundle import Bundle, load_bundle
 from definitions.backfill import Queries, backfill
@@ -41,6 +42,7 @@ PATIENCE_S = 30.0  # for what has no bar of its own
 BACK_S = 10.0  # MODEL again after `up` returned: the bar
 ONLINE_GAP = 0.004
 PARITY = 1e-5
+REDONE = 100  # decisions
 RUN_ID = "20260131T020000Z-loop"
 LOAD_ONLY = """
 suites:
@@ -235,6 +237,25 @@ def test_replay_serves_what_offline_evaluation_says(loop: Loop, begun: Begun) ->
     assert archived.places == len(loop.log().events)
 
 
+def test_what_triton_scored_is_made_again_to_the_bit(loop: Loop, begun: Begun) -> None:
+    """A real Triton's scores of a hundred archived lists are those of the bundle here: every bit of every one."""
+    ends = time.monotonic() + PATIENCE_S
+    ids: list[int] = []
+    with RankingClient(loop.stack.address("gateway"), timeout_s=1.0) as client:
+        while len(ids) < REDONE:  # a machine that was busy for a moment is answered by a lower rung
+            assert time.monotonic() < ends
+            answer = client.recommend("loop", len(ids) + 1, limit=10)
+            ids += [answer.request_id] if (answer.served_by, answer.model_version) == ("MODEL", begun.version) else []
+    while archived_impressions(loop, ids) < REDONE:  # the gateway hands them to the log within a second
+        assert time.monotonic() < ends
+
+    found = loop("redo", *map(str, ids))
+
+    assert (REDONE, REDONE, REDONE) == (found["decisions"], found["equal"], found["orders_equal"]), found["examples"]
+    assert ({f"loop/{begun.version}": REDONE}, {"MODEL": REDONE}) == (found["models"], found["rungs"])
+    assert found["scores_compared"] > REDONE * 30
+
+
 def test_a_generation_is_written_once_and_answers_when_no_model_is_left(
     loop: Loop, begun: Begun, nightly: dict[str, Any]
 ) -> None:
@@ -385,6 +406,12 @@ def generation(loop: Loop, user: int) -> tuple[str, dict[int, float]]:
         return pointer.run_id, dict(zip(found.item_ids.tolist(), found.scores.tolist(), strict=True))
     finally:
         store.close()
+
+
+def archived_impressions(loop: Loop, ids: list[int]) -> int:
+    """How many of these requests the lake has now."""
+    loop.stack.flush("archiver")
+    return loop.lake.scan("impressions").filter(pl.col("request_id").is_in(ids)).collect().height
 
 
 def archived_rows(loop: Loop) -> list[tuple[int, int]]:

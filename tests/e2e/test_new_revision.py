@@ -56,7 +56,7 @@ class Load:
 
     def _run(self) -> None:
         with RankingClient(self.stack.address("gateway")) as rankings:
-            while not self._ended.wait(0.01):
+            while not self._ended.wait(0.025):
                 self.requests += 1
                 user = self.requests % len(USERS) + 1
                 try:

@@ -1,8 +1,5 @@
 """`millrace up`, `status` and `down` over the real servers and our services."""
 
-import http.client
-import json
-
 import psutil
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
@@ -96,14 +93,7 @@ def publish(stack: NativeStack, *, count: int) -> None:
 
 def archived(stack: NativeStack) -> int:
     """Rows in Delta after a flush; each log record is there once."""
-    connection = http.client.HTTPConnection(stack.metrics("archiver"), timeout=60)
-    try:
-        connection.request("POST", "/flush")
-        response = connection.getresponse()
-        assert response.status == 200, response.read()
-        json.loads(response.read())
-    finally:
-        connection.close()
+    stack.flush("archiver")
     places = Lake(stack.home / "lake", "movies").scan("interactions").select("partition", "offset").collect()
     assert places.is_duplicated().sum() == 0
     return places.height

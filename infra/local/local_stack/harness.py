@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,13 @@ class NativeStack:
     def metrics(self, service: str) -> str:
         """`host:port` of a service's /live, /ready, /metrics and, of some, /flush."""
         return f"127.0.0.1:{self.ports.all()[f'{service}_metrics']}"
+
+    def flush(self, service: str) -> dict[str, Any]:
+        """Have `archiver` or `features` save all that is on the log now; what it answers."""
+        asked = urllib.request.Request(f"http://{self.metrics(service)}/flush", method="POST")
+        with urllib.request.urlopen(asked, timeout=60) as answer:  # noqa: S310  our own address
+            found: dict[str, Any] = json.load(answer)
+            return found
 
     def millrace(self, *arguments: str, code: int = 0) -> dict[str, Any]:
         """Run `millrace ... --json`; the object on its last line. AssertionError unless it exits with `code`."""
