@@ -8,7 +8,7 @@ import numpy as np
 
 from definitions.compiled import inlined, kernel
 from definitions.events import UNITS_PER_VALUE
-from definitions.item_snapshot import ItemColumns
+from definitions.item_snapshot import ItemColumns, ItemSnapshot
 from definitions.layout import Layout
 from definitions.reads import NONE, Codes, Features, Floats, Ids, Ints, or_none, ratio_at, rows_of
 from definitions.user_reads import user_reads
@@ -53,6 +53,12 @@ def assemble(user: UserAt, items: ItemColumns, context: RequestContext) -> Assem
         (items.item_ids, items.category, items.features), items.past, features,
     )  # fmt: skip
     return Assembled(features, user_ints(user, context), items.ints, user.tied)
+
+
+def compiled(layout: Layout) -> None:
+    """Have the kernels compiled that a request of this layout needs, or loaded: not in the first request."""
+    user = UserAt(layout, None, 1)
+    assemble(user, ItemSnapshot(layout).view(np.ones(1, np.uint64), 1, past_items(user)), RequestContext())
 
 
 def user_ints(user: UserAt, context: RequestContext) -> Ints:

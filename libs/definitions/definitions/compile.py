@@ -10,7 +10,7 @@ import time
 import numpy as np
 from millrace.events.v1 import events_pb2 as pb
 
-from definitions import codes, rerank
+from definitions import assembly, codes, rerank
 from definitions.backfill import Queries, backfill
 from definitions.column_decode import decode_interactions_columns
 from definitions.dedupe import Deduper
@@ -37,6 +37,7 @@ _BACKFILLED = _USECASE | {
         {"name": "u_last", "of": "user", "kind": "last_k", "k": 2},
         {"name": "u_kinds", "of": "user", "kind": "affinity", "k": 2, "half_life": "1h", "positive": "view"},
         {"name": "x_kind", "of": "cross", "kind": "affinity_share", "table": "u_kinds"},
+        {"name": "i_now", "of": "item", "kind": "decayed_count", "half_life": "1h"},
         {"name": "i_mean", "of": "item", "kind": "mean", "windows": ["all"]},
         {"name": "x_gap", "of": "cross", "kind": "recent_residual", "history": "u_last", "last": [2]}
         | {"item_mean": "i_mean"},
@@ -69,7 +70,9 @@ def main() -> int:
         table.load(table.save())
     users.fold_users([pb.User(id=1, deleted=True)], [0])
     ids = range(1, 201)
-    backfill(layout_of(UseCase.model_validate(_BACKFILLED)), events, {}, {}, Queries.of(ids, ids, np.full(200, 2)))
+    backfilled = layout_of(UseCase.model_validate(_BACKFILLED))
+    assembly.compiled(backfilled)
+    backfill(backfilled, events, {}, {}, Queries.of(ids, ids, np.full(200, 2)))
     codes.compiled()
     rerank.compiled()
     sys.stdout.write(f"kernels are compiled ({time.monotonic() - began:.0f} s)\n")

@@ -239,9 +239,10 @@ class ItemSnapshot:
 
         `past_ids` (`assembly.past_items`): their means come with the view, of the same cut.
         """
-        n, side, wanted = len(item_ids), self._side, item_ids
-        if past_ids is not None:
-            wanted = np.concatenate([item_ids, past_ids])  # one search, one look at what is stale
+        n, side = len(item_ids), self._side
+        # One search, one look at what is stale. An array of our own: for one that is read-only, or has gaps, a kernel
+        # would be compiled anew.
+        wanted = np.concatenate([item_ids] if past_ids is None else [item_ids, past_ids])
         features = np.empty((len(wanted), len(side.positions)), np.float32)
         ints = np.empty((n, len(self.layout.item_int_names)), np.int64)
         known, category = np.empty(n, np.bool_), np.empty(n, np.uint32)
@@ -258,9 +259,9 @@ class ItemSnapshot:
                 moved = slots if self._means_move else slots[:n]
                 put_moving(item_moves(side), moving, moved, np.array([time_us]), features)
             markers = self._markers
-        _put_ints(item_ids, codes, self._int_codes, self._id_int, ints)
+        _put_ints(wanted, codes, self._int_codes, self._id_int, ints)
         return ItemColumns(
-            item_ids=item_ids,
+            item_ids=wanted[:n],
             known=known,
             features=features[:n],
             ints=ints,

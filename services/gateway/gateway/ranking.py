@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from definitions.assembly import Assembled, assemble, past_items
+from definitions.assembly import Assembled, assemble, compiled, past_items
 from definitions.candidates import NO_SOURCES, NOTHING, Candidates, Catalogue, Eligible, Want
 from definitions.interleaving import interleaved
 from definitions.item_snapshot import Attributes, ItemColumns
@@ -149,6 +149,7 @@ class Ranker:
         new_id: Callable[[], int],
     ) -> None:
         self._allow_time = allow_time
+        compiled(layout)
         self._layout = layout
         self._rows = rows
         self._items = items
