@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from definitions.compiled import inlined, kernel
+from definitions.compiled import brief, inlined
 from definitions.events import UNITS_PER_VALUE
 from definitions.item_snapshot import ItemColumns, ItemSnapshot
 from definitions.layout import Layout
@@ -123,7 +123,7 @@ def _compared(layout: Layout) -> tuple[int, ...]:
     return tuple(sorted({residual.history for residual in layout.residuals}))
 
 
-@kernel
+@brief
 def _fill(
     reads: _Reads,
     user: tuple[Floats, Past, TablesAt],
@@ -177,7 +177,7 @@ def _put_shares(
                 features[row, position] = all_ / total if entry < n and total > 0 else 0.0
 
 
-@kernel
+@brief
 def _put_residuals(
     reads: _Reads, index: int, past: Past, means: Features, categories: Codes,
     features: Features,

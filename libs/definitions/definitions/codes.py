@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from definitions.compiled import inlined, kernel
+from definitions.compiled import brief, inlined
 
 Ids = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
@@ -22,7 +22,7 @@ def _code(value: int, vocabulary: Ids, first: int, end: int) -> int:
     return low - first + 1 if low < end and vocabulary[low] == bits else 0
 
 
-@kernel
+@brief
 def fill_codes(users: Ints, items: Ints, plan: Ints, bounds: Ints, vocabularies: Ids) -> Ints:
     """int64 (n, K), column k by plan[k] = (0 of the user, 1 of the item; which column; which vocabulary, -1: as it is).
 

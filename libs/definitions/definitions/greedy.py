@@ -8,7 +8,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from definitions.compiled import inlined, kernel
+from definitions.compiled import brief, inlined
 
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.uint32]
@@ -48,7 +48,7 @@ def _dot(vectors: Floats, one: int, other: int) -> float:
     return total
 
 
-@kernel
+@brief
 def cosines(codes: Codes, other: int) -> npt.NDArray[np.float64]:
     """Likeness float64 (n,) of sets of codes uint32 (n, width) to that of row `other`."""
     found = np.empty(len(codes))
@@ -70,7 +70,7 @@ def _best(free: npt.NDArray[np.bool_], objective: Floats, diverse: bool) -> int:
     return found
 
 
-@kernel
+@brief
 def take_places(
     order: Places,
     scores: Floats,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from millrace.events.v1 import events_pb2 as pb
 
 from definitions.attributes import main_category, read_attributes
-from definitions.compiled import kernel
+from definitions.compiled import brief
 from definitions.errors import DefinitionsError
 from definitions.id_index import IdIndex, Ids
 from definitions.item_partials import NONE, Ints, ItemPartials
@@ -365,7 +365,7 @@ class ItemSnapshot:
             self._columns = larger
 
 
-@kernel
+@brief
 def _gather(
     slots: Ints,
     number: int,
@@ -390,7 +390,7 @@ def _gather(
     return True
 
 
-@kernel
+@brief
 def _put_ints(item_ids: Ids, codes: Codes, chosen: Ints, id_at: int, ints: Ints) -> None:
     """Fill `ints` (n, `Layout.item_int_names`): the chosen codes in order, and the id at its place, if it has one."""
     for row in range(len(ints)):

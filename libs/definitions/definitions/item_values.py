@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from definitions.compiled import inlined, kernel
+from definitions.compiled import brief, inlined
 from definitions.plan import Side, WindowColumn
 from definitions.reads import (
     NONE,
@@ -137,7 +137,7 @@ def item_moves(side: Side) -> ItemMoves:
     )
 
 
-@kernel
+@brief
 def put_moving(moves: ItemMoves, kept: Moving, slots: Ints, times: Ints, features: Features) -> None:
     """`move_features` of the items whose values stand at `slots`; `times` int64, one for all or one for each row.
 

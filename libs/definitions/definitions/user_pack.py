@@ -4,7 +4,18 @@ import numpy as np
 import numpy.typing as npt
 
 from definitions.aggregates import clear_head, fetch_words, head_of
-from definitions.compiled import inlined, kernel, prefetch, put, put_half, take_half, take_i64, take_u16, take_u32
+from definitions.compiled import (
+    brief,
+    inlined,
+    kernel,
+    prefetch,
+    put,
+    put_half,
+    take_half,
+    take_i64,
+    take_u16,
+    take_u32,
+)
 from definitions.memory import (
     KEYS,
     LINE,
@@ -256,7 +267,7 @@ def release_all(plan: Plan, words: Words, head: int) -> None:
     release(words, seen, 1)
 
 
-@kernel
+@brief
 def is_whole(plan: Plan, row: Bytes) -> bool:
     """Is it a row of this plan whose lengths add up and fit."""
     return _is_whole(plan, row, 0, len(row))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from definitions.compiled import float_of, inlined, kernel, take_i64, take_u16, take_u32
+from definitions.compiled import brief, float_of, inlined, take_i64, take_u16, take_u32
 from definitions.kernel import UserState
 from definitions.layout import Layout
 from definitions.packed import UserRow, pack_user, unpack_user_row
@@ -172,7 +172,7 @@ def is_over(ttl_us: int, time_us: int, last_us: int, tied: bool) -> bool:
     return ttl_us != NONE and not tied and (last_us == NEVER or time_us - last_us > ttl_us)
 
 
-@kernel
+@brief
 def _evaluate(
     reads: UserReads, row: Bytes, time_us: int, floats: Floats, ints: Ints, past: Past, tables: TablesAt
 ) -> tuple[int, bool]:
@@ -199,7 +199,7 @@ def _evaluate(
     return found.last_us, found.tied
 
 
-@kernel
+@brief
 def _sums(reads: UserReads, row: Bytes, found: _Row, tiles_at: int) -> Ints:
     """Every matching event of each window, less the block's at or after t."""
     plan, time_us = reads.plan, found.time_us
@@ -256,7 +256,7 @@ def _put_windows(reads: UserReads, found: _Row, sums: Ints, floats: Floats) -> N
             floats[position] = ratio_at(counts * sums[num], counts * sums[den], scale, mean, weight)
 
 
-@kernel
+@brief
 def _decays(reads: UserReads, row: Bytes, found: _Row) -> Floats:
     """Older events' weight, and the block's before t."""
     plan = reads.plan
