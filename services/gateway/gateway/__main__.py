@@ -32,6 +32,7 @@ from gateway.decisions import Decisions, DecisionsReader
 from gateway.errors import BadModel, BundleRefused, ImpressionTooLarge
 from gateway.guard import Announcer, Guard
 from gateway.explaining import Explaining
+from gateway.impression_process import ImpressionProcess
 from gateway.impressions import check_largest
 from gateway.local_model import Worker
 from gateway.metrics import Metrics
@@ -117,9 +118,15 @@ class Gateway:
             self._watch("triton_in_flight", "Calls to Triton under way, orphans included.", lambda: triton.in_flight)
         self._watch("loop_lag_seconds", "Worst delay of the event loop in the last second.", self._lag.worst_s)
         self._rankers: dict[str, Ranker] = {}
-        shared = Shared(settings, self._metrics, self._lag, self._queue, Breaker(time.monotonic))
+        self._writer = ImpressionProcess.of(
+            settings.kafka,
+            [layout.usecase.name for layout in layouts],
+            settings.log_level,
+            self._metrics.impressions.labels("lost").inc,
+        )
+        shared = Shared(settings, self._metrics, self._lag, self._queue, self._writer, Breaker(time.monotonic))
         self._layouts = layouts
-        self._commons = [Common(layout.usecase, shared) for layout in layouts]
+        self._commons = [Common(layout.usecase, source, shared) for source, layout in enumerate(layouts)]
         self._switches = {
             layout.usecase.name: self._switch(layout, common, shared, make_scorer)
             for layout, common in zip(layouts, self._commons, strict=True)
@@ -173,8 +180,7 @@ class Gateway:
         kit, settings = self._kit, self._settings
         kit.ready.expect("decisions", "warm", "listening")
         self._lag.start()
-        for common in self._commons:
-            common.impressions.start()
+        self._writer.start()
         self._decisions.start()
         watching = [asyncio.create_task(guard.run()) for guard in self._guards.values()]
         budget = Budget(settings.drain_s)
@@ -230,8 +236,9 @@ class Gateway:
             await switch.close()
         for explaining in self._explaining.values():
             explaining.close()
+        await asyncio.to_thread(self._writer.close, budget.left_s())
         for common in self._commons:
-            await common.close(budget.left_s())
+            common.close()
         if self._triton is not None:
             await self._triton.close(min(_ORPHANS_S, budget.left_s()))
         self._worker.close()

@@ -1,8 +1,5 @@
-"""Impressions to Kafka: a bounded queue that never makes a request wait, and one thread that encodes and produces."""
+"""Impressions as bytes, handed to the process that writes them to Kafka; a request never waits for that."""
 
-import threading
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final, Protocol
@@ -13,12 +10,9 @@ from millrace.events.v1 import events_pb2 as pb
 
 from gateway.errors import ImpressionTooLarge
 from gateway.query import MAX_ITEMS, Rung, Shown
+from gateway.ring import Part
 from gateway.wire import varint
 
-MAX_QUEUED: Final = 10_000
-PAUSE_S: Final = 0.05
-BATCH: Final = 64  # records of one hand-over; what waits longer is encoded after it
-MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
 MAX_RECORD_BYTES: Final = 1_048_576 - 16 * 1024  # Kafka's limit less batch and record headers, with room
 RUNGS: Final = {
     Rung.MODEL: pb.RUNG_MODEL,
@@ -33,100 +27,47 @@ _WHOLE: Final = 2**64
 _LENGTH_DELIMITED: Final = 2  # wire type
 
 
-class Log(Protocol):
-    """Where encoded impressions go; used by the impressions' thread only."""
+class Sink(Protocol):
+    """Where encoded impressions go: `ImpressionProcess`."""
 
-    def send(self, records: Sequence[tuple[int, bytes]], on_lost: Callable[[BaseException], None]) -> None:
-        """Hand records over, each a user and a value. May wait; raises where it takes none of them, and tells `on_lost`
-        of each that is lost later.
-        """
-        ...
-
-    def close(self, timeout_s: float) -> None:
-        """Wait until all is sent, at most `timeout_s`, and close."""
+    def push(self, source: int, user_id: int, parts: Sequence[Part]) -> bool:
+        """Whether there was room; never waits."""
         ...
 
 
 class Impressions:
-    """An `ImpressionSink`: `count(outcome)` is told of each record: queued, dropped, lost (by Kafka).
+    """An `ImpressionSink`: `count(outcome)` is told of each record: queued, dropped (no room), lost (not encoded).
 
     `share` of the requests log all candidates with their features, chosen by request id; the rest the shown items.
     """
 
     def __init__(
         self,
-        log: Log,
+        sink: Sink,
+        source: int,
         *,
         usecase: str,
         share: float,
         count: Callable[[str], None],
-        on_error: Callable[[BaseException], None],
-        max_queued: int = MAX_QUEUED,
-        max_bytes: int = MAX_QUEUED_BYTES,
+        on_error: Callable[[Exception], None],
     ) -> None:
-        self._log = log
+        self._sink = sink
+        self._source = source
         self._usecase = usecase
         self._share = share
         self._count = count
         self._on_error = on_error
-        self._max_bytes = max_bytes
-        self._max_queued = max_queued
-        self._queue: deque[Shown] = deque()
-        self._offered = self._done = 0  # bytes: each is added to by one thread only, so neither needs a lock
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
-
-    def start(self) -> None:
-        """Begin to produce."""
-        self._thread.start()
 
     def offer(self, shown: Shown) -> None:
-        """Queue it, or drop and count it where the queue is full. Never waits, wakes nobody. The event loop's."""
-        size = shown.size
-        fits = len(self._queue) < self._max_queued and self._offered - self._done + size <= self._max_bytes
-        if fits:
-            self._offered += size
-            self._queue.append(shown)
-        self._count("queued" if fits else "dropped")
-
-    def close(self, timeout_s: float) -> None:
-        """Produce and flush what is queued, for at most `timeout_s`."""
-        if not self._thread.is_alive():
-            return
-        ends = time.monotonic() + timeout_s
-        self._closing.set()
-        self._thread.join(timeout_s)
-        if not self._thread.is_alive():
-            try:
-                self._log.close(max(0.0, ends - time.monotonic()))
-            except Exception as exc:  # noqa: BLE001  we are leaving: told, and no more to be done
-                self._on_error(exc)
-
-    def _run(self) -> None:
-        # By the clock, not woken by each request: two threads that pass the interpreter to and fro for every impression
-        # took 300 us of a request, half of it from the event loop.
-        while not self._closing.wait(PAUSE_S) or self._queue:
-            while self._queue:
-                self._produce([self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))])
-
-    def _produce(self, batch: Sequence[Shown]) -> None:
-        records = []
-        for shown in batch:
-            whole = shown.ranking.request_id < self._share * _WHOLE or not len(shown.ranking.item_ids)  # a shadow's
-            try:
-                records.append((shown.query.user_id, encode(shown, self._usecase, full=whole)))
-            except Exception as exc:  # noqa: BLE001  one impression, whatever is wrong with it, must not end the log
-                self._lost(exc)
+        """Encode it, and hand it on or drop it. Never waits."""
+        whole = shown.ranking.request_id < self._share * _WHOLE or not len(shown.ranking.item_ids)  # a shadow's
         try:
-            self._log.send(records, self._lost)
-        except Exception as exc:  # noqa: BLE001  nor may whatever is wrong with Kafka
-            for _ in records:
-                self._lost(exc)
-        self._done += sum(shown.size for shown in batch)
-
-    def _lost(self, exc: BaseException) -> None:
-        self._count("lost")
-        self._on_error(exc)
+            parts = encode(shown, self._usecase, full=whole)
+        except Exception as exc:  # noqa: BLE001  one impression, whatever is wrong with it, must not fail its request
+            self._count("lost")
+            self._on_error(exc)
+            return
+        self._count("queued" if self._sink.push(self._source, shown.query.user_id, parts) else "dropped")
 
 
 def check_largest(layout: Layout) -> None:
@@ -145,8 +86,8 @@ def check_largest(layout: Layout) -> None:
         )
 
 
-def encode(shown: Shown, usecase: str, *, full: bool) -> bytes:
-    """The Impression's bytes; `full` takes all candidates, else the shown items."""
+def encode(shown: Shown, usecase: str, *, full: bool) -> list[Part]:
+    """The parts of the Impression's bytes; `full` takes all candidates, else the shown items."""
     ranking, query = shown.ranking, shown.query
     places = len(ranking.item_ids)
     count = len(shown.item_ids) if full else places
@@ -191,8 +132,11 @@ def encode(shown: Shown, usecase: str, *, full: bool) -> bytes:
         "int_features": ints,
         "rule_codes": np.ascontiguousarray(shown.rule_codes[rows], "<u4"),
     }
-    tails = [part for name, array in arrays.items() for part in (_tag(name, array.nbytes), array.tobytes())]
-    return b"".join([message.SerializeToString(), _positions(places, count), _reasons(shown.reasons[:count]), *tails])
+    tails: list[Part] = []
+    for name, array in arrays.items():
+        if array.nbytes:
+            tails += (_tag(name, array.nbytes), array.data.cast("B"))
+    return [message.SerializeToString(), _positions(places, count), _reasons(shown.reasons[:count]), *tails]
 
 
 @lru_cache(maxsize=1_024)

@@ -24,7 +24,7 @@ from gateway.admission import Admission, LoopLag, Queue
 from gateway.breaker import Breaker
 from gateway.errors import BundleRefused, GatewayError, Reason, Unavailable
 from gateway.explaining import Recent
-from gateway.impression_log import ImpressionLog
+from gateway.impression_process import ImpressionProcess
 from gateway.impressions import Impressions
 from gateway.in_force import InForce
 from gateway.items import CatalogueItems, CatalogueReaders
@@ -39,13 +39,13 @@ from gateway.replayed import recent_queries
 from gateway.rows import Rows
 from gateway.settings import Settings
 from gateway.shadow import Shadowing, tried_out
+from gateway.sparing import Sparing
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway")
 
 WARM_ROUNDS: Final = 50
 WARM_ITEMS: Final = 100
 BUSY_S: Final = 0.010  # the event loop is late by that: nothing is scored for a shadow
-_LOG_EVERY_S: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -56,30 +56,31 @@ class Shared:
     metrics: Metrics
     lag: LoopLag
     queue: Queue
+    writer: ImpressionProcess
     model_breaker: Breaker
 
 
 class Common:
-    """What all layouts of a use case share: its nightly lists and its impressions. `close` flushes."""
+    """What all layouts of a use case share: its nightly lists and its impressions, of which it is that source."""
 
-    def __init__(self, usecase: UseCase, shared: Shared) -> None:
+    def __init__(self, usecase: UseCase, source: int, shared: Shared) -> None:
         settings = shared.settings
         self.lists = PrecomputedLists(
             open_batch(settings.cassandra, settings.batch_path, wait_for_connection=False), usecase.name
         )
         self.list_breaker = Breaker(time.monotonic)
         self.impressions = Impressions(
-            ImpressionLog(settings.kafka, usecase.name),
+            shared.writer,
+            source,
             usecase=usecase.name,
             share=usecase.impressions.full_features,
             count=lambda outcome: shared.metrics.impressions.labels(outcome).inc(),
-            on_error=_Throttled("impression lost", usecase.name),
+            on_error=Sparing("impression lost", usecase=usecase.name),
         )
         self.recent = Recent()
 
-    async def close(self, budget_s: float) -> None:
-        """Flush the impressions, for at most `budget_s`, and close the lists."""
-        await asyncio.to_thread(self.impressions.close, budget_s)
+    def close(self) -> None:
+        """Close the lists."""
         self.lists.close()
 
 
@@ -232,21 +233,3 @@ class _Dropped:
 
     def offer(self, shown: Shown) -> None:
         """Nothing."""
-
-
-class _Throttled:
-    """Logs one line every few seconds however often it is called: a dead Kafka must not fill the disk with lines."""
-
-    def __init__(self, event: str, usecase: str) -> None:
-        self._event = event
-        self._usecase = usecase
-        self._next = 0.0
-        self._silent = 0
-
-    def __call__(self, exc: BaseException) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            self._silent += 1
-            return
-        log.warning(self._event, usecase=self._usecase, error=str(exc), more=self._silent)
-        self._next, self._silent = now + _LOG_EVERY_S, 0

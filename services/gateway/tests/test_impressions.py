@@ -1,7 +1,7 @@
 """Impressions: what is written, and that a request never waits for it."""
 
-import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,22 +11,22 @@ from definitions.rules import Rules
 from definitions.usecase import UseCase
 from gateway.errors import ImpressionTooLarge, Unavailable
 from gateway.impressions import Impressions, check_largest, encode
+from gateway.query import Shown
+from gateway.ring import Part, Ring
+from gateway.writing import Writer
 from millrace.events.v1 import events_pb2 as pb
 
 
 class FakeLog:
-    """Keeps records; holds the thread while `gate` is closed; raises, or reports a loss later, if told."""
+    """Keeps records; raises, or reports a loss later, if told."""
 
     def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
         self.records: list[tuple[int, bytes]] = []
         self.raises: Exception | None = None
         self.loses = False
         self.closed = False
 
     def send(self, records: Sequence[tuple[int, bytes]], on_lost: Callable[[BaseException], None]) -> None:
-        self.gate.wait(5.0)
         if self.raises is not None:
             raise self.raises
         for record in records:
@@ -39,17 +39,35 @@ class FakeLog:
         self.closed = True
 
 
-def sink(world: Any, log: FakeLog, counts: list[str], *, share: float = 1.0, **more: int) -> Impressions:
-    impressions = Impressions(log, usecase="tiny", share=share, count=counts.append, on_error=lambda _: None, **more)
-    impressions.start()
-    return impressions
+class Room:
+    """A ring of this process as the sink."""
+
+    def __init__(self, capacity: int = 1 << 20) -> None:
+        self.ring = Ring(Ring.made(capacity), capacity)
+
+    def push(self, source: int, user_id: int, parts: Sequence[Part]) -> bool:
+        return self.ring.push(source, user_id, parts)
+
+    def written(self, *logs: FakeLog) -> int:
+        """Let a writer take all that is there; how many it lost."""
+        self.ring.close(5.0)
+        Writer(self.ring, logs, lambda _: None).run(lambda: False)
+        return self.ring.lost
+
+
+def sink(room: Room, counts: list[str], *, share: float = 1.0) -> Impressions:
+    return Impressions(room, 0, usecase="tiny", share=share, count=counts.append, on_error=lambda _: None)
+
+
+def encoded(shown: Shown, *, full: bool) -> pb.Impression:
+    return pb.Impression.FromString(b"".join(encode(shown, "tiny", full=full)))
 
 
 def test_an_impression_holds_what_the_model_saw(world: Any) -> None:
     """Shown items first, then the other candidates without a position; features and ints in that order."""
     world.rows.rows[7] = world.row_of(7, rated=[4], epoch=9)
     ranking = world.rank(1, 2, 3, limit=2, session_id=77, time_us=1_700_000_000_000_000)
-    message = pb.Impression.FromString(encode(world.sink.shown[0], "tiny", full=True))
+    message = encoded(world.sink.shown[0], full=True)
 
     layout = world.layout
     features = np.frombuffer(message.features, "<f4").reshape(3, len(layout.feature_names))
@@ -88,7 +106,7 @@ def test_an_impression_holds_what_the_model_saw(world: Any) -> None:
 def test_an_impression_holds_what_the_rules_read(world: Any) -> None:
     """The codes in the candidates' logged order: items above 5 are of genre 1, and may take half of the list."""
     world.recommend(limit=4, max_share=0.5)
-    message = pb.Impression.FromString(encode(world.sink.shown[0], "tiny", full=True))
+    message = encoded(world.sink.shown[0], full=True)
 
     codes = np.frombuffer(message.rule_codes, "<u4")
     assert [1 if item > 5 else 2 for item in message.item_ids] == codes.tolist()
@@ -101,7 +119,7 @@ def test_a_rung_without_a_model_says_what_it_did_not_know(world: Any) -> None:
     """
     world.model.raises = world.local.raises = Unavailable("error")
     world.rank(99, 1, 2)
-    message = pb.Impression.FromString(encode(world.sink.shown[0], "tiny", full=True))
+    message = encoded(world.sink.shown[0], full=True)
 
     assert (pb.RUNG_POPULAR, "d" * 64, 0) == (message.rung, message.model_digest, message.model_version)
     assert ([2, 1, 99], [False, False, True]) == (list(message.item_ids), list(message.unknown))
@@ -110,7 +128,7 @@ def test_a_rung_without_a_model_says_what_it_did_not_know(world: Any) -> None:
 def test_outside_the_share_only_shown_items_are_logged(world: Any) -> None:
     """With their features: what was shown can always be trained on."""
     world.rank(1, 2, 3, limit=2)
-    message = pb.Impression.FromString(encode(world.sink.shown[0], "tiny", full=False))
+    message = encoded(world.sink.shown[0], full=False)
     assert [3, 2] == list(message.item_ids)
     assert 2 * 4 * len(world.layout.feature_names) == len(message.features)
     assert 3 == message.candidates  # so that nobody takes these for all
@@ -119,50 +137,56 @@ def test_outside_the_share_only_shown_items_are_logged(world: Any) -> None:
 @pytest.mark.parametrize(("share", "expected"), [(1.0, 3), (0.0, 1)])
 def test_the_share_decides_by_request(world: Any, share: float, expected: int) -> None:
     """The request's id is the draw."""
-    log, counts = FakeLog(), []
+    room, log = Room(), FakeLog()
     world.rank(1, 2, 3, limit=1)
-    impressions = sink(world, log, counts, share=share)
-    impressions.offer(world.sink.shown[0])
-    impressions.close(5.0)
+    sink(room, [], share=share).offer(world.sink.shown[0])
+
+    assert 0 == room.written(log)
     [(user, value)] = log.records
     assert (7, expected) == (user, len(pb.Impression.FromString(value).item_ids))
     assert log.closed
 
 
-@pytest.mark.parametrize("bound", ["max_queued", "max_bytes"])
-def test_a_full_queue_drops_and_counts(world: Any, bound: str) -> None:
-    """Kafka hangs: requests go on at once, what does not fit is counted, and nothing is kept for ever."""
+def test_what_does_not_fit_is_dropped_and_counted(world: Any) -> None:
+    """Nobody takes them: requests go on at once, and nothing is kept for ever. Those that fitted are written."""
     world.rank(1, 2)
     [shown] = world.sink.shown
-    log, counts = FakeLog(), []
-    log.gate.clear()
-    impressions = sink(world, log, counts, **{bound: 3 if bound == "max_queued" else 3 * shown.size})
-    for _ in range(10):
+    room, log, counts = Room(4_096), FakeLog(), list[str]()
+    impressions = sink(room, counts)
+    for _ in range(50):
         impressions.offer(shown)
-    assert counts.count("dropped") >= 6
-    log.gate.set()
-    impressions.close(5.0)
-    assert counts.count("queued") == len(log.records) == 10 - counts.count("dropped")
+
+    assert counts.count("dropped") >= 25
+    room.written(log)
+    assert counts.count("queued") == len(log.records) == 50 - counts.count("dropped")
 
 
-def test_one_bad_record_or_a_lost_one_does_not_end_the_log(world: Any) -> None:
-    """Both are counted; the next one is written."""
+def test_what_cannot_be_encoded_is_lost_and_its_request_is_not(world: Any) -> None:
+    """Counted, told; the next one is written."""
     world.rank(1, 2)
     [shown] = world.sink.shown
-    log, counts = FakeLog(), []
-    log.loses = True
-    impressions = sink(world, log, counts)
+    room, log, counts = Room(), FakeLog(), list[str]()
+    impressions = sink(room, counts)
+    impressions.offer(replace(shown, deadline_ms="soon"))  # type: ignore[arg-type]
     impressions.offer(shown)
-    impressions.close(5.0)
-    assert ["queued", "lost"] == counts
 
-    log, counts = FakeLog(), []
-    log.raises = OSError("no broker")
-    impressions = sink(world, log, counts)
-    impressions.offer(shown)
-    impressions.offer(shown)
-    impressions.close(5.0)
-    assert 2 == counts.count("lost")
+    assert ["lost", "queued"] == counts
+    assert (0, 1) == (room.written(log), len(log.records))
+
+
+def test_a_lost_record_does_not_end_the_log(world: Any) -> None:
+    """Whether Kafka takes none, or loses one later: counted, and the next one is written."""
+    world.rank(1, 2)
+    [shown] = world.sink.shown
+    for log, sent in ((FakeLog(), 2), (FakeLog(), 0)):
+        log.loses, log.raises = bool(sent), None if sent else OSError("no broker")
+        room = Room()
+        impressions = sink(room, [])
+        impressions.offer(shown)
+        impressions.offer(shown)
+
+        assert (2, sent) == (room.written(log), len(log.records))
+        assert log.closed
 
 
 def test_a_use_case_too_wide_for_kafka_is_refused_at_start(usecase: UseCase) -> None:
