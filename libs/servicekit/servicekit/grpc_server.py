@@ -1,9 +1,9 @@
 """A grpc.aio server as every service runs it: health, reflection, metrics, limits, no INTERNAL for bad bytes, drain."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -171,17 +171,19 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyp
         self._draining = draining
         self._door = door
         self._wrapped: dict[str, grpc.RpcMethodHandler] = {}
-        self._requests = Counter(f"{kit.name}_rpcs", "Finished calls.", ["method", "code"], registry=kit.registry)
+        requests = Counter(f"{kit.name}_rpcs", "Finished calls.", ["method", "code"], registry=kit.registry)
+        self._requests_of = cache(requests.labels)
         self._refused = Counter(
             f"{kit.name}_refused", "Calls that the edge refused.", ["method", "reason"], registry=kit.registry
         )
-        self._seconds = Histogram(
+        seconds = Histogram(
             f"{kit.name}_rpc_seconds",
             "Time from a call's first byte to its status.",
             ["method"],
             registry=kit.registry,
             buckets=[edge / 1_000 for edge in _BUCKETS_MS],
         )
+        self._seconds_of = cache(seconds.labels)
 
     async def intercept_service(
         self,
@@ -252,30 +254,27 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyp
 
         return answer
 
-    @contextlib.asynccontextmanager
-    async def _watched(self, method: str, call: "_Call") -> AsyncIterator[None]:
-        """Counts and times one call, and gives every error a status."""
-        began = time.perf_counter()
-        try:
-            try:
-                yield
-            except grpc.aio.AbortError:
-                raise
-            except _Malformed:
-                await call.abort(
-                    grpc.StatusCode.INVALID_ARGUMENT, "request: malformed bytes; send this method's message"
-                )
-            except Refused as exc:
-                await self._refuse(method, call, exc)
-            except Exception:  # noqa: BLE001  logged and counted; the caller must get a status
-                self._log.exception("uncaught", method=method)
-                await call.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
-        except (asyncio.CancelledError, GeneratorExit):
+    def _watched(self, method: str, call: "_Call") -> "_Watched":
+        return _Watched(self, method, call)
+
+    def note(self, method: str, call: "_Call", seconds: float) -> None:
+        """A call is over."""
+        self._seconds_of(method).observe(seconds)
+        self._requests_of(method, call.outcome.name).inc()
+
+    async def give_status(self, method: str, call: "_Call", exc: BaseException) -> None:
+        """Every error has a status: raises what ends the call with it."""
+        if isinstance(exc, grpc.aio.AbortError):
+            return
+        if isinstance(exc, asyncio.CancelledError | GeneratorExit):
             call.outcome = grpc.StatusCode.CANCELLED  # by the caller, or at its deadline
-            raise
-        finally:
-            self._seconds.labels(method).observe(time.perf_counter() - began)
-            self._requests.labels(method, call.outcome.name).inc()
+        elif isinstance(exc, _Malformed):
+            await call.abort(grpc.StatusCode.INVALID_ARGUMENT, "request: malformed bytes; send this method's message")
+        elif isinstance(exc, Refused):
+            await self._refuse(method, call, exc)
+        elif isinstance(exc, Exception):
+            self._log.exception("uncaught", method=method, exc_info=exc)
+            await call.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
 
     async def _refuse(self, method: str, call: "_Call", exc: Refused) -> None:
         self._refused.labels(method, exc.reason).inc()
@@ -324,6 +323,31 @@ def _ages(edge: EdgeSettings | None) -> list[tuple[str, int]]:
         ("grpc.max_connection_age_ms", round(edge.max_connection_age_s * 1_000)),
         ("grpc.max_connection_age_grace_ms", round(edge.max_connection_grace_s * 1_000)),
     ]
+
+
+class _Watched:
+    """Around one call: counts and times it, and gives every error a status. A class: a generator takes 10 us more."""
+
+    __slots__ = ("_began", "_call", "_guard", "_method")
+
+    def __init__(self, guard: _Guard, method: str, call: "_Call") -> None:
+        self._guard = guard
+        self._method = method
+        self._call = call
+        self._began = time.perf_counter()
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        try:
+            if exc is not None:
+                await self._guard.give_status(self._method, self._call, exc)
+        except asyncio.CancelledError:
+            self._call.outcome = grpc.StatusCode.CANCELLED
+            raise
+        finally:
+            self._guard.note(self._method, self._call, time.perf_counter() - self._began)
 
 
 class _Malformed(Exception):

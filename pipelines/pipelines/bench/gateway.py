@@ -194,7 +194,8 @@ async def _rounds(
         }  # bytes in, bytes out: the client encodes and parses nothing
         progress.stage("warm up", len(servers))
         for name, server in servers.items():
-            await _round(server, calls[name], MANY, warmup_s)
+            for in_flight in (1, MANY):  # all at once would queue before a process that is still cold, and be shed
+                await _round(server, calls[name], in_flight, warmup_s / 2)
             progress.advance(1)
         progress.stage("measure", 2 * rounds * len(servers))
         for _ in range(rounds):
