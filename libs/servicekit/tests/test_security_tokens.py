@@ -90,7 +90,7 @@ BAD: Mapping[str, Callable[[Files], str]] = {
     "exp true": lambda f: token(f, {"exp": True}),
     "exp infinite": lambda f: token(f, {"exp": float("inf")}),
     "exp no number": lambda f: token(f, {"exp": float("nan")}),
-    "not yet": lambda f: token(f, {"nbf": NOW + 120}),
+    "not yet": lambda f: token(f, {"nbf": NOW + 3_000, "exp": NOW + 3_600}),
     "other audience": lambda f: token(f, {"aud": "billing"}),
     "no audience": lambda f: token(f, {"aud": None}),
     "other issuer": lambda f: token(f, {"iss": "evil"}),

@@ -73,7 +73,7 @@ async def test_what_was_answered_is_scored_again_and_logged_apart(make_world: An
     assert (["scored"], "shadow:9", 9, rig.model) == (
         rig.counted, copy.ranking.arm, copy.ranking.model_version, copy.model,
     )  # fmt: skip
-    message = pb.Impression.FromString(encode(copy, "tiny", full=True))
+    message = pb.Impression.FromString(b"".join(encode(copy, "tiny", full=True)))
     assert message.request_id == shown.ranking.request_id
     assert [0] * 4 == list(message.positions)
     assert [0.0] * 4 == list(message.propensities)
