@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from definitions.layout import Layout, layout_of
+from definitions.rules import Filter
 from definitions.usecase import find_usecase
 from pipelines.datasets import build_dataset, split_times
 from pipelines.datasets.synthetic import synthetic_world
@@ -20,9 +21,16 @@ def world() -> tuple[Layout, Log, Examples]:
     return layout, log, build_examples(layout, log)
 
 
-def test_lists_and_popularity_are_of_the_night_before_the_first_test_row(world: tuple[Layout, Log, Examples]) -> None:
-    """By a model that likes small item ids: the hundred smallest that the user had not met, all others behind."""
+@pytest.mark.parametrize("until", [2100, 1985], ids=["all years", "a filter of the rules"])
+def test_lists_and_popularity_are_of_the_night_before_the_first_test_row(
+    world: tuple[Layout, Log, Examples], until: int
+) -> None:
+    """By a model that likes small item ids: the hundred smallest that the user had not met and that the rules let pass,
+    all others behind.
+    """
     layout, log, examples = world
+    layout = layout_of(layout.usecase.model_copy(update={"filters": (Filter(by="year", at_most=until),)}))
+    allowed = {item for item, told in log.items.items() if told.attributes["year"].number <= until}
     split = split_times(examples.time_us)
     test = split.test
     users, items, label = examples.user_id[test], examples.item_id[test], examples.label[test]
@@ -41,7 +49,7 @@ def test_lists_and_popularity_are_of_the_night_before_the_first_test_row(world: 
     liked = layout.usecase.is_positive(events.action, events.value)
     total = {item: int(liked[events.item_id == item].sum()) for item in np.unique(events.item_id).tolist()}
     met = {user: set(events.item_id[events.user_id == user].tolist()) for user in np.unique(users).tolist()}
-    known = sorted(total)
+    known = sorted(total.keys() & allowed)
     by_list = [
         -float(item) if item in [each for each in known if each not in met[user]][:LIST_LENGTH] else -1e9
         for user, item in zip(users.tolist(), items.tolist(), strict=True)

@@ -23,7 +23,9 @@ from bundle import (
     write_bundle,
 )
 from bundle.folder import FALLBACK, MODEL
+from bundle.retrieval import load_retrieval
 from definitions import kept_usecase
+from definitions.candidates import BundleSources
 from definitions.layout import Layout, layout_of
 from definitions.usecase import UseCase
 from stores.offline import Lake
@@ -146,7 +148,9 @@ def train(
             sources = export_sources(usecase, log, split.test_from_us, Path(aside), seed=seed, progress=progress)
         manifest = _manifest(usecase, layout, ladder, examples, split, log, exported.worst, name, version, seed)
         leaks = {found.check: found.holds for found in findings}
-        rungs = _rungs(layout, log, ladder, examples, split, seed)
+        retrieval = load_retrieval(Path(aside))
+        candidates = BundleSources(retrieval.towers, retrieval.neighbours, retrieval.popular)
+        rungs = _rungs(layout, log, ladder, examples, split, candidates, seed)
         manifest = manifest.model_copy(update={"leaks": leaks, "rungs": rungs})
         rows = {part: int(getattr(split, part).sum()) for part in ("fit", "valid", "test")}
         licence = known.licence if known else licence
@@ -261,7 +265,13 @@ def _manifest(
 
 
 def _rungs(
-    layout: Layout, log: Log, ladder: Ladder, examples: Examples, split: Split, seed: int
+    layout: Layout,
+    log: Log,
+    ladder: Ladder,
+    examples: Examples,
+    split: Split,
+    sources: BundleSources,
+    seed: int,
 ) -> Mapping[str, float | None]:
     """What the gateway's rungs are worth on the test rows."""
     features, ints = examples.features[split.test], ladder.ints[split.test]
@@ -270,6 +280,7 @@ def _rungs(
         model=ladder.model.score(features, ints),
         fallback=ladder.fallback.score(features, ints),
         score=lambda rows, user, item: ladder.model.score(rows, ladder.inputs.ints_of(layout, user, item)),
+        sources=sources,
         seed=seed,
     )  # fmt: skip
 
