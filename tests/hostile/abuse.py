@@ -6,6 +6,7 @@ import os
 import random
 import ssl
 import struct
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ RESETS: Final = 10  # calls of one such connection
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING = 0, 1, 3, 4, 6
 _PAUSE_S: Final = 0.25
 _TIMEOUT_S: Final = 5.0
+_BURN_S: Final = 0.02
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -52,6 +54,7 @@ class Done:
     statuses: Counter[str] = field(default_factory=Counter)
     large_taken: int = 0
     let_in: list[str] = field(default_factory=list)
+    cores: float = 0.0  # that the attacker used, of one
     failures: list[str] = field(default_factory=list)
 
 
@@ -233,8 +236,21 @@ def attack(target: str, root: Path, token: str, *, seed: int, rate: float, secon
     os.nice(19)
     files = Files(root)
     abuser = Abuser(target, files, token, bad_tokens(files), seed)
+    began = time.monotonic(), time.process_time()
     asyncio.run(abuser.run(rate, seconds))
+    abuser.done.cores = (time.process_time() - began[1]) / (time.monotonic() - began[0])
     return abuser.done
+
+
+def burn(cores: float, seconds: float) -> None:
+    """Use as much processor as `attack` did, at the same priority, and reach nobody: the control of an experiment."""
+    os.nice(19)
+    ends = time.monotonic() + seconds
+    while (now := time.monotonic()) < ends:
+        used = time.process_time() + _BURN_S * cores
+        while time.process_time() < used and time.monotonic() < ends:
+            pass
+        time.sleep(max(0.0, now + _BURN_S - time.monotonic()))
 
 
 def client_context_without(files: Files) -> ssl.SSLContext:

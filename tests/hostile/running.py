@@ -22,7 +22,7 @@ from servicekit.security.development import Files, Pair
 from servicekit.security.policy import ROLES, Policy
 from servicekit.security.tls import HANDSHAKE_S
 
-from hostile.abuse import Done, attack, credentials_of
+from hostile.abuse import Done, attack, burn, credentials_of
 from hostile.certificates import bad_certificates
 from hostile.mutations import good_requests, mutated
 from hostile.tokens import bad_tokens
@@ -71,6 +71,7 @@ class Run:
         self._tell = tell
         self.found = Found()
         self._abuse = Done()
+        self._cores: list[float] = []  # that the gateway used, each time that good traffic was sent
 
     def whole(self) -> dict[str, Any]:
         """All of it; keys as `docs/security.md` says."""
@@ -136,15 +137,18 @@ class Run:
             await caller.close()
 
     def _good_traffic(self, pids: "Pids", taken: "list[dict[str, Taken]]") -> Mapping[str, list[Any]]:
-        """Verdicts of good traffic: alone, and beside abuse, in turn; what is held after each is added to `taken`."""
-        verdicts: dict[str, list[Any]] = {"before": [], "beside": []}
+        """Verdicts of good traffic: alone, beside abuse, and beside a process that only uses the attackers' processor
+        time, in turn; what is held after each round is added to `taken`."""
+        verdicts: dict[str, list[Any]] = {"before": [], "beside": [], "burnt": []}
         for number in range(self._plan.rounds):
             verdicts["before"].append(self._load())
             verdicts["beside"].append(self._beside(number))
+            verdicts["burnt"].append(self._burnt())
             taken.append(_settled(pids, taken[0]))
             self._tell(
                 f"round {number + 1}: p99 {verdicts['before'][-1].p99_ms} ms, "
-                f"beside abuse {verdicts['beside'][-1].p99_ms} ms"
+                f"beside abuse {verdicts['beside'][-1].p99_ms} ms, beside its processor time alone "
+                f"{verdicts['burnt'][-1].p99_ms} ms"
             )
         return verdicts
 
@@ -161,7 +165,15 @@ class Run:
         self._abuse.statuses += done.statuses
         self._abuse.large_taken += done.large_taken
         self._abuse.let_in += done.let_in
+        self._abuse.cores = done.cores
         self._abuse.failures += done.failures
+        return verdict
+
+    def _burnt(self) -> Any:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as burners:
+            burning = burners.submit(burn, self._abuse.cores, self._plan.seconds + 3)
+            verdict = self._load()
+            burning.result()
         return verdict
 
     def _load(self) -> Any:
@@ -169,10 +181,14 @@ class Run:
         path = self._files.root / f"{LOADTEST}.token"
         development.write_secret(path, self._token("rank.read", caller=LOADTEST).encode())
         access = Access(ca=self._files.ca, certificate=own, key=own.with_suffix(".key"), token=path)
-        return run_loadtest(
+        gateway = psutil.Process(self._stack.pids()["gateway"])
+        began, used = time.monotonic(), sum(gateway.cpu_times()[:2])
+        verdict = run_loadtest(
             self._stack.address("gateway"), "movies", self._plan.good_rate, self._plan.seconds, 100,
             warmup_s=2.0, deadline_ms=1_000, access=access,
         )  # fmt: skip
+        self._cores.append((sum(gateway.cpu_times()[:2]) - used) / (time.monotonic() - began))
+        return verdict
 
     def _token(self, *roles: str, caller: str = "mallory") -> str:
         # calls of this run must not be refused for being many
@@ -211,6 +227,12 @@ class Run:
             "abuse_failed_how": abuse.failures[:5],
             "p99_before_ms": p99["before"],
             "p99_beside_ms": p99["beside"],
+            "p99_burnt_ms": p99["burnt"],
+            "gateway_cores": {
+                name: round(statistics.median(self._cores[1 + place :: len(good)]), 3)  # the first warmed it up
+                for place, name in enumerate(good)
+            },
+            "attackers_cores": round(abuse.cores, 3),
             "p99_ratio": round(p99["beside"] / p99["before"], 3),
             "good_errors": sum(sum(each.errors_by_code.values()) for each in good["beside"]),
             "failed_handshakes": _counted(self._stack.metrics("gateway"), None, "gateway_failed_handshakes_total"),
