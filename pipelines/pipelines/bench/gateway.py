@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
 import grpc.aio
 import numpy as np
 import uvloop
@@ -41,6 +42,7 @@ MANY: Final = 32  # in flight
 _REQUESTS: Final = 2_048  # different ones: users and candidates
 _WRITTEN: Final = ("manifest.json", "signature")  # by write_bundle itself
 _CALL_S: Final = 1.0
+_SHED_S: Final = 0.2
 _CONNECT_S: Final = 10.0
 _EPOCH: Final = 1
 RANK: Final = "/millrace.ranking.v1.RankingService/Rank"
@@ -195,7 +197,7 @@ async def _rounds(
         progress.stage("warm up", len(servers))
         for name, server in servers.items():
             for in_flight in (1, MANY):  # all at once would queue before a process that is still cold, and be shed
-                await _round(server, calls[name], in_flight, warmup_s / 2)
+                await _round(server, calls[name], in_flight, warmup_s / 2, patient=True)
             progress.advance(1)
         progress.stage("measure", 2 * rounds * len(servers))
         for _ in range(rounds):
@@ -211,7 +213,10 @@ async def _rounds(
     return found
 
 
-async def _round(server: Server, call: Callable[..., Awaitable[bytes]], in_flight: int, seconds: float) -> Round:
+async def _round(
+    server: Server, call: Callable[..., Awaitable[bytes]], in_flight: int, seconds: float, *, patient: bool = False
+) -> Round:
+    """`patient`: who is shed comes again after a while, instead of ending it all."""
     times, answers = list[float](), list[bytes]()
     requests, metadata, clock = server.requests, tuple(server.metadata) or None, time.perf_counter
     turn = 0
@@ -221,7 +226,13 @@ async def _round(server: Server, call: Callable[..., Awaitable[bytes]], in_fligh
         while (began := clock()) < ends:
             request = requests[turn % len(requests)]
             turn += 1
-            answer = await call(request, timeout=_CALL_S, metadata=metadata)
+            try:
+                answer = await call(request, timeout=_CALL_S, metadata=metadata)
+            except grpc.aio.AioRpcError as exc:
+                if not patient or exc.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise
+                await asyncio.sleep(_SHED_S)
+                continue
             times.append((clock() - began) * 1e3)
             answers.append(answer)
 
