@@ -16,7 +16,8 @@ from definitions.dedupe import first_occurrences
 from definitions.item_feed import ItemFeed, parse_item_features_key, parse_marker_value, parse_partial_value
 from definitions.item_snapshot import ItemSnapshot
 from definitions.layout import Layout, layout_of
-from definitions.packed import read_header, unpack_user_row
+from definitions.packed import unpack_user_row
+from definitions.row_header import read_header
 from definitions.usecase import load_usecase
 from definitions.user_values import UserAt
 from millrace.events.v1 import events_pb2 as pb

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from definitions.item_feed import parse_item_features_key, parse_partial_value
-from definitions.packed import with_epoch
+from definitions.row_header import with_epoch
 from local_stack.harness import NativeStack
 from millrace.client import Entity, Event, EventClient, RankingClient
 from servicekit import kafka

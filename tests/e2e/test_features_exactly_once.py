@@ -12,8 +12,8 @@ from definitions.dedupe import Deduper
 from definitions.item_feed import parse_item_features_key, parse_marker_value, parse_partial_value
 from definitions.item_table import ItemTable
 from definitions.layout import Layout, layout_of
-from definitions.packed import read_header
 from definitions.records import LogRecord, decode_interactions, decode_users
+from definitions.row_header import read_header
 from definitions.usecase import load_usecase
 from definitions.user_state import UserTable
 from kafka import KafkaProducer

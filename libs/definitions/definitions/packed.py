@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from itertools import accumulate, chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,40 +16,14 @@ from definitions.errors import CorruptRow, LayoutMismatch
 from definitions.kernel import Moment, UserState
 from definitions.layout import Layout
 from definitions.plan import FORMAT_VERSION, Side
+from definitions.row_header import HEADER, read_header
 from definitions.seen import seen_hash
 from definitions.user_pack import ENTRY_BYTES, MOMENT_BYTES, is_whole
 from definitions.user_reads import user_reads
 
-_HEADER, _SHORT = struct.Struct("<BIqIQQ"), struct.Struct("<H")
-_EPOCH_AT = 13  # the epoch's place in the header
+_SHORT = struct.Struct("<H")
 _WORD = 2**64 - 1  # sums wrap like numpy's: a hostile overflow must not stop a consumer for ever
 _TILE_BYTES = 8 + 8
-
-
-class RowHeader(NamedTuple):
-    """Who wrote a row, and up to where. Offsets are 1 + the user's newest folded record of that topic, 0 if none.
-
-    `last_event_time_us` is 0 for a user without events.
-    """
-
-    version: int
-    layout_hash: int
-    last_event_time_us: int
-    epoch: int
-    interactions_offset: int
-    users_offset: int
-
-
-def read_header(row: bytes) -> RowHeader:
-    """The header of a row of any layout; CorruptRow if the bytes are too few."""
-    if len(row) < _HEADER.size:
-        raise CorruptRow(f"{len(row)} bytes are no row: its header alone has {_HEADER.size}")
-    return RowHeader(*_HEADER.unpack_from(row))
-
-
-def with_epoch(row: bytes, epoch: int) -> bytes:
-    """The same row as a writer of another epoch writes it."""
-    return row[:_EPOCH_AT] + struct.pack("<I", epoch) + row[_EPOCH_AT + 4 :]
 
 
 @lru_cache(maxsize=4096)
@@ -106,7 +80,7 @@ def _pack_moments(moments: Sequence[Moment]) -> bytes:
 def pack_user(layout: Layout, state: UserState, epoch: int) -> bytes:
     """The bytes of a state whose tiles are swept (`UserFolder.sweep`)."""
     side = layout.user
-    header = _HEADER.pack(
+    header = HEADER.pack(
         FORMAT_VERSION,
         layout.layout_hash,
         state.newest_us,
@@ -160,7 +134,7 @@ class UserRow:
     @cached_property
     def _seen(self) -> npt.NDArray[np.uint32]:
         """Hashes in the order they came; they end the row."""
-        (n,) = _SHORT.unpack_from(self._bytes, _HEADER.size + _fixed(self._side).size - _SHORT.size)
+        (n,) = _SHORT.unpack_from(self._bytes, HEADER.size + _fixed(self._side).size - _SHORT.size)
         return np.frombuffer(self._bytes, "<u4", n, len(self._bytes) - 4 * n)
 
     @cached_property
@@ -177,14 +151,14 @@ class UserRow:
     def state(self) -> UserState:
         """The whole row as the state that was packed."""
         side, row, state = self._side, self._bytes, UserState(self._side)
-        values: tuple[Any, ...] = _fixed(side).unpack_from(row, _HEADER.size)
+        values: tuple[Any, ...] = _fixed(side).unpack_from(row, HEADER.size)
         parts = [values[cut] for cut in _cuts(side)]
         table_totals, table_times, erased, block_len, history_lens, table_lens, tile_lens, _ = parts[6:]
         state.newest_us, state.erased = self.header.last_event_time_us, bool(erased[0])
         state.interactions_offset, state.users_offset = self.header.interactions_offset, self.header.users_offset
         state.totals, state.decay_values, state.decay_times = map(list, parts[:3])
         state.recencies, state.numbers, state.codes = map(list, parts[3:6])
-        at = _HEADER.size + _fixed(side).size
+        at = HEADER.size + _fixed(side).size
         moments = []
         for n in (*block_len, *history_lens):
             moments.append(_moments(row, at, n))

@@ -134,6 +134,8 @@ def check_unrounded(layout: Layout, user: UserAt, category: int, found: npt.NDAr
     exact = {position: user.floats[position] for position in layout.user.positions}
     for column in layout.table_columns:
         n, total = user.tables.counts[column.table], user.tables.totals[column.table]
+        if column.ttl_us is not None and not user.tied and user.time_us - user.last_us > column.ttl_us:
+            n, total = 0, 0.0
         entry = np.flatnonzero(user.tables.categories[column.table, :n] == category)
         weight, positive = user.tables.weights[column.table, entry[0]] if len(entry) else (0.0, 0.0)
         if column.prior is None:

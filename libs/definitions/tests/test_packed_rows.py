@@ -16,7 +16,8 @@ from definitions.events import EventColumns
 from definitions.item_state import unpack_item
 from definitions.item_table import ItemTable
 from definitions.layout import Layout, layout_of
-from definitions.packed import RowHeader, read_header, unpack_user_row
+from definitions.packed import unpack_user_row
+from definitions.row_header import RowHeader, read_header
 from definitions.seen import seen_hash
 from definitions.usecase import UseCase
 from definitions.user_state import UserTable

@@ -4,7 +4,7 @@ import itertools
 import struct
 
 import pytest
-from definitions.packed import read_header
+from definitions.row_header import read_header
 from stores.errors import InvalidRow
 from stores.online.guard import HEADER_BYTES, version_of, wins
 from stores.online.interface import key_prefix, row_key

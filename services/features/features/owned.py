@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 from definitions.errors import DefinitionsError
-from definitions.packed import read_header
+from definitions.row_header import read_header
 from definitions.user_state import UserTable
 from stores.online import OnlineStore
 

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from definitions.packed import read_header, unpack_user_row
+from definitions.packed import unpack_user_row
 from definitions.packed_rows import PackedRows
 from definitions.record_columns import RecordColumns
 from definitions.records import corrupt_batch
+from definitions.row_header import read_header
 from definitions.user_state import UserTable
 from features.errors import CheckpointUnusable, LeaseLost, OffsetGone, StoreAhead
 from features.log import Batch, Place

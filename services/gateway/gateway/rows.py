@@ -5,7 +5,8 @@ from typing import Final, Protocol
 
 from definitions.errors import CorruptRow, LayoutMismatch
 from definitions.layout import Layout
-from definitions.packed import UserRow, read_header, unpack_user_row
+from definitions.packed import UserRow, unpack_user_row
+from definitions.row_header import read_header
 
 from gateway.errors import Unavailable
 from gateway.ladder import Meter
