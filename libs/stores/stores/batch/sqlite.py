@@ -49,8 +49,6 @@ class SqliteBatchStore:
         self._path = path
         self._timeout_s = write_timeout_s
         self._threads = threading.local()  # a connection belongs to one thread
-        self._connections: list[sqlite3.Connection] = []
-        self._lock = threading.Lock()
         self._closed = False
 
     def ensure_schema(self) -> None:
@@ -159,12 +157,13 @@ class SqliteBatchStore:
                 db.execute(f"DELETE FROM {table} WHERE usecase = ? AND run_id = ?", (usecase, run_id))  # noqa: S608  ours
 
     def close(self) -> None:
-        """Close the connections of all threads."""
-        with self._lock:
-            self._closed = True
-            for connection in self._connections:
-                connection.close()
-            self._connections.clear()
+        """Close this thread's connection. Another's closes when its thread ends: to close it under a read that has not
+        ended would crash the process.
+        """
+        self._closed = True
+        found: sqlite3.Connection | None = getattr(self._threads, "connection", None)
+        if found is not None:
+            found.close()
 
     def _connection(self) -> sqlite3.Connection:
         if self._closed:
@@ -172,10 +171,8 @@ class SqliteBatchStore:
         found: sqlite3.Connection | None = getattr(self._threads, "connection", None)
         if found is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Closed by whichever thread closes the store, used by this one only.
+            # Used by this thread only, and let go of by whichever sees its end.
             found = sqlite3.connect(self._path, timeout=self._timeout_s, isolation_level=None, check_same_thread=False)
-            with self._lock:
-                self._connections.append(found)
             found.execute("PRAGMA journal_mode = WAL")
             found.execute("PRAGMA synchronous = NORMAL")
             found.executescript(_SCHEMA)
