@@ -44,8 +44,7 @@ def assemble(user: UserAt, items: ItemColumns, context: RequestContext) -> Assem
     Raises:
         ValueError: the view of the items was not given `past_items(user)`.
     """
-    past_ids = past_items(user)
-    if len(items.past) != (0 if past_ids is None else len(past_ids)):
+    if len(items.past) != sum(int(user.past.counts[history]) for history in _compared(user.layout)):
         raise ValueError("the view lacks items of the user's past; give it `past_items(user)`")
     features = np.empty((len(items), len(user.floats)), np.float32)
     _fill(

@@ -67,12 +67,13 @@ from definitions.program import (
     WIDTHS,
     Plan,
 )
+from definitions.row_header import HEADER
 from definitions.slots import Index
 from definitions.user_fold import moment_at, reserve_seen
 
 Bytes = npt.NDArray[np.uint8]
 
-HEADER = 33
+HEADER_BYTES = HEADER.size
 _AHEAD = 8  # rows
 MOMENT_BYTES, ENTRY_BYTES = 32, 28
 
@@ -81,7 +82,7 @@ MOMENT_BYTES, ENTRY_BYTES = 32, 28
 def _fixed_bytes(plan: Plan) -> int:
     longs = plan[MEASURES] + 2 * plan[DECAYS] + plan[RECENCIES] + plan[NUMBERS] + 2 * plan[TABLES]
     shorts = plan[HISTORIES] + plan[TABLES] + plan[COLUMNS] + 1
-    return int(HEADER + 8 * longs + 4 * plan[CODES] + 2 + 2 * shorts)
+    return int(HEADER_BYTES + 8 * longs + 4 * plan[CODES] + 2 + 2 * shorts)
 
 
 @inlined
@@ -132,7 +133,7 @@ def put_rows(
         put(out, at + 13, np.uint32(epoch))
         put(out, at + 17, words[head + INTERACTIONS])
         put(out, at + 25, words[head + USERS])
-        at += HEADER
+        at += HEADER_BYTES
         sums = plan[MEASURES] + 2 * plan[DECAYS] + plan[RECENCIES] + plan[NUMBERS]
         at = put_words(words, head + plan[AT_TOTALS], sums - plan[NUMBERS], out, at)
         at = put_words(words, head + plan[AT_NUMBERS], plan[NUMBERS], out, at)
@@ -220,7 +221,7 @@ def take_rows(
         words[head + NEWEST] = take_i64(data, at + 5)
         words[head + INTERACTIONS] = take_i64(data, at + 17)
         words[head + USERS] = take_i64(data, at + 25)
-        at += HEADER
+        at += HEADER_BYTES
         sums = plan[MEASURES] + 2 * plan[DECAYS] + plan[RECENCIES]
         at = take_words(words, head + plan[AT_TOTALS], sums, data, at)
         at = take_words(words, head + plan[AT_NUMBERS], plan[NUMBERS], data, at)

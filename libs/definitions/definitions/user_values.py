@@ -42,7 +42,7 @@ from definitions.reads import (
     ratio_at,
 )
 from definitions.tiles import NEVER
-from definitions.user_pack import ENTRY_BYTES, HEADER, MOMENT_BYTES, Bytes
+from definitions.user_pack import ENTRY_BYTES, HEADER_BYTES, MOMENT_BYTES, Bytes
 from definitions.user_reads import UserReads, user_reads
 
 
@@ -134,7 +134,7 @@ class _Row(NamedTuple):
 
 @inlined
 def _read(plan: Plan, row: Bytes, time_us: int) -> _Row:
-    decay_values = HEADER + 8 * plan[MEASURES]
+    decay_values = HEADER_BYTES + 8 * plan[MEASURES]
     decay_times = decay_values + 8 * plan[DECAYS]
     recencies = decay_times + 8 * plan[DECAYS]
     numbers = recencies + 8 * plan[RECENCIES]
@@ -180,8 +180,8 @@ def _evaluate(
     found = _read(reads.plan, row, time_us)
     tables_at = _find_past(reads, row, found, past)
     tiles_at = _find_tables(reads, row, found, tables_at, tables)
-    _put_windows(reads, found, _sums(reads, row, found, tiles_at), floats)
-    _put_decayed(reads, found, _decays(reads, row, found), floats)
+    _put_ratios(reads.windows, reads.window_scales, found, _sums(reads, row, found, tiles_at), floats)
+    _put_ratios(reads.decayed, reads.decayed_scales, found, _decays(reads, row, found), floats)
     _put_recencies(reads, row, found, floats)
     for i in range(len(reads.numbers)):
         value = float_of(take_i64(row, found.numbers + 8 * reads.numbers[i, 1]))
@@ -212,7 +212,7 @@ def _sums(reads: UserReads, row: Bytes, found: _Row, tiles_at: int) -> Ints:
     for i in range(len(sums)):
         measure, window_us, column, hop_us = reads.sums[i]
         if window_us == NONE:
-            sums[i] = take_i64(row, HEADER + 8 * measure)
+            sums[i] = take_i64(row, HEADER_BYTES + 8 * measure)
             continue
         first, end = first_tile_at(time_us, window_us, hop_us), end_tile_at(time_us, hop_us)
         tiles = int(np.int64(take_u16(row, lengths + 2 * column)))
@@ -245,15 +245,16 @@ def _listed(plan: Plan, which: int, action: int) -> tuple[int, int]:
 
 
 @inlined
-def _put_windows(reads: UserReads, found: _Row, sums: Ints, floats: Floats) -> None:
-    for i in range(len(reads.windows)):
-        position, num, den, ttl_us = reads.windows[i]
-        scale, mean, weight = reads.window_scales[i]
+def _put_ratios(columns: Ints, scales: Floats, found: _Row, weights: Ints | Floats, floats: Floats) -> None:
+    """Count, sum, mean or rate of windows' sums, or of decayed ones."""
+    for i in range(len(columns)):
+        position, num, den, ttl_us = columns[i]
+        scale, mean, prior = scales[i]
         counts = 0 if is_over(ttl_us, found.time_us, found.last_us, found.tied) else 1
         if den == NONE:
-            floats[position] = counts * sums[num] / scale
+            floats[position] = counts * weights[num] / scale
         else:
-            floats[position] = ratio_at(counts * sums[num], counts * sums[den], scale, mean, weight)
+            floats[position] = ratio_at(counts * weights[num], counts * weights[den], scale, mean, prior)
 
 
 @brief
@@ -275,18 +276,6 @@ def _decays(reads: UserReads, row: Bytes, found: _Row) -> Floats:
                     left = decayed_at(1.0, found.time_us - at_us, plan[plan[HALF_LIVES] + plan[at]])
                     decays[plan[at]] += (float(value) if plan[at + 2] else 1.0) * left
     return decays
-
-
-@inlined
-def _put_decayed(reads: UserReads, found: _Row, decays: Floats, floats: Floats) -> None:
-    for i in range(len(reads.decayed)):
-        position, num, den, ttl_us = reads.decayed[i]
-        scale, mean, weight = reads.decayed_scales[i]
-        counts = 0.0 if is_over(ttl_us, found.time_us, found.last_us, found.tied) else 1.0
-        if den == NONE:
-            floats[position] = counts * decays[num] / scale
-        else:
-            floats[position] = ratio_at(counts * decays[num], counts * decays[den], scale, mean, weight)
 
 
 @inlined
