@@ -10,7 +10,7 @@ from typing import Final, Self
 
 import structlog
 
-from gateway.ring import Part, Ring
+from gateway.ring import Ring
 
 LOOK_S: Final = 0.5  # whether it lives, and what it has lost
 
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 class ImpressionProcess:
-    """Takes records for the writer's process; `lost` is told how many it could not hand on.
+    """A ring, and the process that writes its records; `lost` is told how many it could not hand on.
 
     `command` gets the ring's file descriptor as its last argument.
     """
@@ -48,10 +48,6 @@ class ImpressionProcess:
         """Begin to write."""
         self._begin()
         self._watcher.start()
-
-    def push(self, source: int, user_id: int, parts: Sequence[Part]) -> bool:
-        """Whether there was room for an encoded impression."""
-        return self.ring.push(source, user_id, parts)
 
     def close(self, timeout_s: float) -> None:
         """Have it write and flush what there is, for at most `timeout_s`."""

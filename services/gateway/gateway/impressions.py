@@ -1,8 +1,8 @@
 """Impressions as bytes, handed to the process that writes them to Kafka; a request never waits for that."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from definitions.layout import Layout
@@ -10,7 +10,7 @@ from millrace.events.v1 import events_pb2 as pb
 
 from gateway.errors import ImpressionTooLarge
 from gateway.query import MAX_ITEMS, Rung, Shown
-from gateway.ring import Part
+from gateway.ring import Part, Ring
 from gateway.wire import varint
 
 MAX_RECORD_BYTES: Final = 1_048_576 - 16 * 1024  # Kafka's limit less batch and record headers, with room
@@ -27,14 +27,6 @@ _WHOLE: Final = 2**64
 _LENGTH_DELIMITED: Final = 2  # wire type
 
 
-class Sink(Protocol):
-    """Where encoded impressions go: `ImpressionProcess`."""
-
-    def push(self, source: int, user_id: int, parts: Sequence[Part]) -> bool:
-        """Whether there was room; never waits."""
-        ...
-
-
 class Impressions:
     """An `ImpressionSink`: `count(outcome)` is told of each record: queued, dropped (no room), lost (not encoded).
 
@@ -43,7 +35,7 @@ class Impressions:
 
     def __init__(
         self,
-        sink: Sink,
+        ring: Ring,
         source: int,
         *,
         usecase: str,
@@ -51,7 +43,7 @@ class Impressions:
         count: Callable[[str], None],
         on_error: Callable[[Exception], None],
     ) -> None:
-        self._sink = sink
+        self._ring = ring
         self._source = source
         self._usecase = usecase
         self._share = share
@@ -67,7 +59,7 @@ class Impressions:
             self._count("lost")
             self._on_error(exc)
             return
-        self._count("queued" if self._sink.push(self._source, shown.query.user_id, parts) else "dropped")
+        self._count("queued" if self._ring.push(self._source, shown.query.user_id, parts) else "dropped")
 
 
 def check_largest(layout: Layout) -> None:

@@ -70,7 +70,7 @@ class Common:
         )
         self.list_breaker = Breaker(time.monotonic)
         self.impressions = Impressions(
-            shared.writer,
+            shared.writer.ring,
             source,
             usecase=usecase.name,
             share=usecase.impressions.full_features,

@@ -86,7 +86,7 @@ def holds(condition: Callable[[], bool]) -> bool:
 def test_all_is_written_before_the_end(process: ImpressionProcess, written: Path) -> None:
     """What was queued when the gateway drains; the lost ones are told."""
     for user in range(500):
-        assert process.push(0, user, [b"lost" if user % 100 == 7 else b"value"])
+        assert process.ring.push(0, user, [b"lost" if user % 100 == 7 else b"value"])
     process.close(30.0)
 
     assert [b"%d value" % user for user in range(500) if user % 100 != 7] == written.read_bytes().splitlines()
@@ -95,12 +95,12 @@ def test_all_is_written_before_the_end(process: ImpressionProcess, written: Path
 
 def test_a_writer_that_dies_is_started_again(process: ImpressionProcess, written: Path) -> None:
     """Requests do not notice, and the next one goes on where it ended."""
-    process.push(0, 1, [b"before"])
+    process.ring.push(0, 1, [b"before"])
     assert holds(lambda: written.exists() and process.ring.waiting == 0)
     first = process.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
-    process.push(0, 2, [b"after"])
+    process.ring.push(0, 2, [b"after"])
 
     assert holds(lambda: process.ring.waiting == 0)
     assert [b"1 before", b"2 after"] == written.read_bytes().splitlines()
@@ -112,7 +112,7 @@ def test_what_a_dead_gateway_left_is_written(written: Path) -> None:
     code = (
         "import os, signal, sys\nfrom gateway.impression_process import ImpressionProcess\n"
         "process = ImpressionProcess([sys.executable, '-c', sys.argv[1], sys.argv[2]], print)\n"
-        "for user in range(100): process.push(0, user, [b'value'])\n"
+        "for user in range(100): process.ring.push(0, user, [b'value'])\n"
         "process.start()\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )
     ended = subprocess.run([sys.executable, "-c", code, READER, str(written)], check=False)

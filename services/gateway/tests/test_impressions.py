@@ -12,7 +12,7 @@ from definitions.usecase import UseCase
 from gateway.errors import ImpressionTooLarge, Unavailable
 from gateway.impressions import Impressions, check_largest, encode
 from gateway.query import Shown
-from gateway.ring import Part, Ring
+from gateway.ring import Ring
 from gateway.writing import Writer
 from millrace.events.v1 import events_pb2 as pb
 
@@ -40,13 +40,10 @@ class FakeLog:
 
 
 class Room:
-    """A ring of this process as the sink."""
+    """A ring of this process."""
 
     def __init__(self, capacity: int = 1 << 20) -> None:
         self.ring = Ring(Ring.made(capacity), capacity)
-
-    def push(self, source: int, user_id: int, parts: Sequence[Part]) -> bool:
-        return self.ring.push(source, user_id, parts)
 
     def written(self, *logs: FakeLog) -> int:
         """Let a writer take all that is there; how many it lost."""
@@ -56,7 +53,7 @@ class Room:
 
 
 def sink(room: Room, counts: list[str], *, share: float = 1.0) -> Impressions:
-    return Impressions(room, 0, usecase="tiny", share=share, count=counts.append, on_error=lambda _: None)
+    return Impressions(room.ring, 0, usecase="tiny", share=share, count=counts.append, on_error=lambda _: None)
 
 
 def encoded(shown: Shown, *, full: bool) -> pb.Impression:
