@@ -33,7 +33,8 @@ class TritonPythonModel:
             [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs]
             for request in requests
         ]
-        feed = {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(self._inputs)}
+        together = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        feed = dict(zip(self._inputs, together, strict=True))
         try:
             outputs = self._session.run(self._outputs, feed)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the callers must be answered

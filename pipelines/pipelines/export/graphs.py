@@ -47,6 +47,28 @@ class Graph:
         """One more node."""
         self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
 
+    def columns(self, source: str, places: npt.NDArray[np.int64], output: str) -> None:
+        """`output` [n, places]: columns of `source` [n, any]. Neighbours are sliced: ONNX Runtime's Gather copies them
+        number by number, which took a third of a boosted ranker's time.
+        """
+        if len(places) and np.array_equal(places, np.arange(places[0], places[0] + len(places))):
+            bounds = {f"{output}_from": places[:1], f"{output}_to": places[-1:] + 1}
+            self.constants(columns_axis=np.array([1], np.int64), **bounds)
+            self.node("Slice", [source, *bounds, "columns_axis"], output)
+        else:
+            self.constants(**{f"{output}_places": places})
+            self.node("Gather", [source, f"{output}_places"], output, axis=1)
+
+    def look_up(self, table: str, at: str, output: str) -> None:
+        """`output`, of the shape of `at`: what the one-dimensional `table` has there. GatherElements copies by type,
+        Gather by bytes, three times as slowly.
+        """
+        self.constants(flat=np.array([-1], np.int64))
+        self.node("Reshape", [at, "flat"], f"{output}_at")
+        self.node("GatherElements", [table, f"{output}_at"], f"{output}_found")
+        self.node("Shape", [at], f"{output}_shape")
+        self.node("Reshape", [f"{output}_found", f"{output}_shape"], output)
+
     def save(self, path: Path) -> None:
         """Write the graph, whose nodes end in `score`."""
         f, k = len(self._inputs.feature_names), len(self._inputs.int_names)
@@ -72,8 +94,7 @@ def encoded(encoder: Encoder) -> Graph:
     graph = Graph(encoder.inputs)
     numbers = "features"
     if len(encoder.inputs.floats) != len(encoder.inputs.feature_names):
-        graph.constants(float_places=encoder.inputs.floats)
-        graph.node("Gather", ["features", "float_places"], "floats", axis=1)
+        graph.columns("features", encoder.inputs.floats, "floats")
         numbers = "floats"
     missing = _put_fillings(graph, encoder, numbers) if encoder.fillings else []
     parts = ["filled" if encoder.fillings else numbers]
@@ -103,9 +124,8 @@ def _put_fillings(graph: Graph, encoder: Encoder, numbers: str) -> list[str]:
     graph.node("Where", ["is_missing", "fill", numbers], "filled")
     if not encoder.indicated:
         return []
-    graph.constants(indicated=np.array([each.place for each in encoder.indicated], np.int64))
     graph.node("Cast", ["is_missing"], "is_missing_f", to=TensorProto.FLOAT)
-    graph.node("Gather", ["is_missing_f", "indicated"], "missing", axis=1)
+    graph.columns("is_missing_f", np.array([each.place for each in encoder.indicated], np.int64), "missing")
     return ["missing"]
 
 
@@ -113,9 +133,6 @@ def put_history(graph: Graph, history: History) -> None:
     """Add the nodes from `int_features` to `history_scores` float32 [n, S], what `history.score` gives, bit for bit."""
     past, item = sides(history.inputs)
     graph.constants(
-        past_places=past.ids,
-        value_places=past.values,
-        item_place=item.places[:1],
         items=np.array(item.size, np.int64),
         no_item=np.array(0, np.int64),
         item_means=history.means,
@@ -126,9 +143,9 @@ def put_history(graph: Graph, history: History) -> None:
         user_weight=np.array(USER_WEIGHT, np.float64),
         summed=np.array([1], np.int64),
     )
-    graph.node("Gather", ["int_features", "past_places"], "past", axis=1)
-    graph.node("Gather", ["int_features", "value_places"], "past_micros", axis=1)
-    graph.node("Gather", ["int_features", "item_place"], "candidate", axis=1)
+    graph.columns("int_features", past.ids, "past")
+    graph.columns("int_features", past.values, "past_micros")
+    graph.columns("int_features", item.places[:1], "candidate")
     graph.node("Mul", ["candidate", "items"], "candidate_row")
     graph.node("Add", ["candidate_row", "past"], "pair")
     graph.node("Cast", ["past_micros"], "past_micros_f", to=TensorProto.DOUBLE)
@@ -136,7 +153,7 @@ def put_history(graph: Graph, history: History) -> None:
     graph.node("Div", ["past_values", "step"], "past_steps")
     graph.node("Round", ["past_steps"], "past_steps_whole")
     graph.node("Mul", ["past_steps_whole", "step"], "past_stepped")
-    graph.node("Gather", ["item_means", "past"], "past_means")
+    graph.look_up("item_means", "past", "past_means")
     graph.node("Sub", ["past_stepped", "past_means"], "past_gap")
     graph.node("Greater", ["past", "no_item"], "past_there")
     graph.node("Where", ["past_there", "past_gap", "nothing"], "gap")
@@ -169,7 +186,7 @@ def _put_weights(graph: Graph, name: str, matrix: Matrix) -> None:
     scale = np.array(matrix.scale, np.float64)
     graph.constants(**{f"{name}_scale": scale})
     graph.constants(**{f"{name}_matrix": matrix.weights.ravel()})
-    graph.node("Gather", [f"{name}_matrix", "pair"], f"{name}_whole")
+    graph.look_up(f"{name}_matrix", "pair", f"{name}_whole")
     graph.node("Cast", [f"{name}_whole"], f"{name}_double", to=TensorProto.DOUBLE)
     graph.node("Mul", [f"{name}_double", f"{name}_scale"], name)
     graph.node("Mul", [name, "residual"], f"{name}_products")
@@ -178,8 +195,7 @@ def _put_weights(graph: Graph, name: str, matrix: Matrix) -> None:
 
 def _put_codes(graph: Graph, group: Group, i: int) -> None:
     """`coded_i` float32 [n, columns of the group]."""
-    graph.constants(**{f"places_{i}": group.places})
-    graph.node("Gather", ["int_features", f"places_{i}"], f"found_{i}", axis=1)
+    graph.columns("int_features", group.places, f"found_{i}")
     match group:
         case Native():
             graph.node("Cast", [f"found_{i}"], f"coded_{i}", to=TensorProto.FLOAT)

@@ -53,7 +53,6 @@ def export_sparse(model: SparseRanker, path: Path) -> None:
     """Write `model` to `path`: its weights are looked up, no indicator is ever laid out."""
     graph = Graph(model.inputs)
     graph.constants(
-        places=model.places,
         offsets=model.offsets[None, :],
         weights=model.weights,
         no_code=np.array(0, np.int64),
@@ -61,14 +60,14 @@ def export_sparse(model: SparseRanker, path: Path) -> None:
         bias=np.array([model.bias], np.float32),
         summed=np.ones((len(model.places), 1), np.float32),
     )
-    graph.node("Gather", ["int_features", "places"], "codes", axis=1)
+    graph.columns("int_features", model.places, "codes")
     graph.node("Add", ["codes", "offsets"], "shifted")
     at = "shifted"
     if model.buckets:
         graph.constants(buckets=np.array(model.buckets, np.int64))
         graph.node("Mod", ["shifted", "buckets"], "hashed")
         at = "hashed"
-    graph.node("Gather", ["weights", at], "weight")
+    graph.look_up("weights", at, "weight")
     graph.node("Equal", ["codes", "no_code"], "absent")
     graph.node("Where", ["absent", "nothing", "weight"], "told")
     # Not ReduceSum: it adds in an order that depends on where a row lies among others (export.parity.unstable).
