@@ -57,6 +57,36 @@ def test_control_flow_is_refused(tmp_path: Path, linear: Linear) -> None:
         admission.check_graph(path)
 
 
+def test_a_graph_within_an_allowed_operator_is_refused(tmp_path: Path, linear: Linear) -> None:
+    """Whatever the operator's name: nothing is looked at inside."""
+    inner = helper.make_graph([], "b", [], [])
+    path = linear(tmp_path / "m.onnx", [1.0], nodes=[helper.make_node("Identity", ["logit"], ["score"], body=inner)])
+    with pytest.raises(AdmissionError, match="Identity"):
+        admission.check_graph(path)
+
+
+def test_a_field_that_is_said_twice_is_looked_at_twice(tmp_path: Path, linear: Linear) -> None:
+    """Of a field of one value a runtime takes the last that the file has."""
+    model = onnx.load(linear(tmp_path / "m.onnx", [1.0]))
+    said = helper.make_node("Sigmoid", ["logit"], ["score"]).SerializeToString()
+    node = said + onnx.NodeProto(op_type="Loop").SerializeToString()
+    assert onnx.NodeProto.FromString(node).op_type == "Loop"
+    del model.graph.node[-1]
+    graph = model.graph.SerializeToString() + bytes([1 << 3 | 2, len(node)]) + node
+    model.ClearField("graph")
+    twice = model.SerializeToString() + b"\x3a" + _length(len(graph)) + graph
+    assert onnx.ModelProto.FromString(twice).graph.node[-1].op_type == "Loop"
+    (tmp_path / "m.onnx").write_bytes(twice)
+    with pytest.raises(AdmissionError, match="Loop"):
+        admission.check_graph(tmp_path / "m.onnx")
+
+
+def _length(size: int) -> bytes:
+    """A varint of two bytes."""
+    assert 128 <= size < 1 << 14
+    return bytes([size & 0x7F | 0x80, size >> 7])
+
+
 def test_an_oversized_file_is_refused(tmp_path: Path, linear: Linear, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cap is checked before anything is read."""
     monkeypatch.setattr(admission, "MAX_BYTES", 10)
