@@ -104,7 +104,7 @@ def start(component: Component, home: Home, inherited: Mapping[str, str]) -> Run
         )
     if component.nice:
         with contextlib.suppress(ProcessLookupError):  # it ended already, and its probe will say so
-            _stand_behind(child.pid, component.nice)
+            stand_behind(child.pid, component.nice)
     started = start_mark(child.pid)
     _children[child.pid, started] = child
     run = RunFile(
@@ -123,8 +123,8 @@ def start(component: Component, home: Home, inherited: Mapping[str, str]) -> Run
     return run
 
 
-def _stand_behind(pid: int, nice: int) -> None:
-    """Lower the process's priority, at once: the threads that it starts later inherit it."""
+def stand_behind(pid: int, nice: int) -> None:
+    """Lower the priority of a process that leads its session, at once: the threads that it starts later inherit it."""
     os.setpriority(os.PRIO_PROCESS, pid, nice)
     # Where Linux schedules by session (autogroup), a nice value counts within the session only, and each part has one
     # of its own: there the session's value is what orders the parts.
