@@ -18,7 +18,8 @@ from definitions.item_table import ItemTable
 from definitions.layout import Layout, layout_of
 from definitions.rules import Rules
 from definitions.serving_rules import ServingRules
-from definitions.usecase import Seen, UseCase
+from definitions.usecase import UseCase
+from definitions.usecase_parts import Seen
 from definitions.user_state import UserTable
 from millrace.events.v1 import events_pb2 as pb
 from pipelines.errors import BadInputError, UnavailableError

@@ -37,7 +37,8 @@ from definitions.plan import (
     WindowColumn,
     WindowSum,
 )
-from definitions.usecase import AttributeSpec, UseCase
+from definitions.usecase import UseCase
+from definitions.usecase_parts import AttributeSpec
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,14 +1,13 @@
 """One use case as data: what people do, what we know of users and items, which features and models follow."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from definitions.errors import UseCaseError
 from definitions.events import COLUMN_TYPES, micros
@@ -21,12 +20,10 @@ from definitions.features import (
     CandidateSeen,
     Condition,
     ContextCode,
-    Encode,
     Feature,
     HistoryScore,
     LastK,
     Mean,
-    Missing,
     RecentResidual,
     Spec,
     action_sets,
@@ -53,93 +50,7 @@ from definitions.rules import (
     check_pins,
     problems,
 )
-
-
-class Column(Spec):
-    """Where a field comes from: a file column or a constant."""
-
-    source: str | None = Field(default=None, alias="from")
-    const: str | int | float | None = None
-    unit: Literal["s", "ms", "us", "ns", "iso"] | None = Field(
-        default=None, description="Of a time; iso: text, UTC if unsaid."
-    )
-    split: str | None = Field(default=None, description="Separates several categories in one cell.")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.source is None) == (self.const is None):
-            raise ValueError("give either `from` (a file column) or `const`")
-        return self
-
-
-def _column(value: object) -> object:
-    return {"from": value} if isinstance(value, str) else value
-
-
-Columns = Mapping[str, Annotated[Column, BeforeValidator(_column)]]
-
-
-class Label(Spec):
-    """Worth of an action: `weight` where the value reaches the bound, else 0."""
-
-    if_value_at_least: float | None = None
-    weight: float = 1.0
-
-
-def _label(value: object) -> object:
-    return {"weight": value} if isinstance(value, int | float) else value
-
-
-class Action(Spec):
-    """One thing that users do; its place in the list is `Interaction.action`."""
-
-    name: Name
-    label: Annotated[Label, BeforeValidator(_label)] = Label(weight=0)
-
-
-class AttributeSpec(Spec):
-    """Type of an attribute. `width`: how many codes of a `categories` attribute are kept."""
-
-    kind: Literal["number", "category", "categories", "text"]
-    width: int = Field(default=8, ge=1, le=64)
-
-
-def _attribute(value: object) -> object:
-    return {"kind": value} if isinstance(value, str) else value
-
-
-class Attributes(Spec):
-    """What the catalogue says of users and of items."""
-
-    user: Mapping[Name, Annotated[AttributeSpec, BeforeValidator(_attribute)]] = {}
-    item: Mapping[Name, Annotated[AttributeSpec, BeforeValidator(_attribute)]] = {}
-
-
-class Seen(Spec):
-    """Consumed items that the user row remembers, for the seen-item filter."""
-
-    actions: tuple[Name, ...] = ()
-    last: int = Field(default=512, ge=1, le=8192)
-
-
-class Impressions(Spec):
-    """What is logged of each request."""
-
-    full_features: float = Field(
-        default=1.0, ge=0, le=1, description="Share of requests that log all candidates' features."
-    )
-
-
-_CATEGORIES = ("category", "categories")
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How models read one attribute or context column; None: each model in its own way."""
-
-    kind: Literal["category", "number"]
-    encode: Encode | None
-    missing: Missing | None
+from definitions.usecase_parts import CATEGORIES, Action, Attributes, Columns, Encoding, Impressions, Seen
 
 
 class UseCase(Spec):
@@ -261,14 +172,14 @@ class UseCase(Spec):
         if history is not None and not any(f.name == history and isinstance(f, LastK) for f in self.features):
             raise ValueError(f"candidates.history: there is no last_k feature named {history!r}")
         for each in rules.filters:
-            if self._kind("item", each.by) not in (("number",) if each.of_number else _CATEGORIES):
+            if self._kind("item", each.by) not in (("number",) if each.of_number else CATEGORIES):
                 wanted = "number" if each.of_number else "category"
                 raise ValueError(f"filters: by {each.by!r} is no {wanted} attribute of items")
         for rule in rules.rerank:
-            if rule.max_share is not None and self._kind("item", rule.max_share.by) not in _CATEGORIES:
+            if rule.max_share is not None and self._kind("item", rule.max_share.by) not in CATEGORIES:
                 raise ValueError(f"rerank: max_share.by {rule.max_share.by!r} is no category attribute of items")
         by = None if rules.diversity is None else rules.diversity.by
-        if by is not None and self._kind("item", by) not in _CATEGORIES:
+        if by is not None and self._kind("item", by) not in CATEGORIES:
             raise ValueError(f"diversity: by {by!r} is no category attribute of items")
         for head in rules.heads:
             if head not in self.heads:
@@ -325,7 +236,7 @@ class UseCase(Spec):
             self._check_reference(feature)
         self._check_columns()
         attribute = self.category_attribute
-        if attribute is not None and self._kind("item", attribute) not in _CATEGORIES:
+        if attribute is not None and self._kind("item", attribute) not in CATEGORIES:
             raise ValueError(f"category: item.{attribute} is no category attribute; declare it under attributes.item")
         check_pins(self.rerank)
         self._check_rules(self.rules)

@@ -9,7 +9,8 @@ from definitions.durations import DAY_US, HOUR_US, MINUTE_US, duration_us, hop_u
 from definitions.errors import UseCaseError
 from definitions.features import Condition
 from definitions.layout import layout_of
-from definitions.usecase import Encoding, UseCase, find_usecase, load_usecase
+from definitions.usecase import UseCase, find_usecase, load_usecase
+from definitions.usecase_parts import Encoding
 
 USECASES = Path(__file__).parents[3] / "usecases"
 SMALL = """

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from definitions.usecase import Column
+from definitions.usecase_parts import Column
 
 from pipelines.errors import DataFileError
 

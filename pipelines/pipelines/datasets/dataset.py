@@ -10,7 +10,8 @@ import numpy.typing as npt
 import polars as pl
 from definitions.attributes import category_code, main_category
 from definitions.events import EventColumns
-from definitions.usecase import AttributeSpec, Column, UseCase
+from definitions.usecase import UseCase
+from definitions.usecase_parts import AttributeSpec, Column
 from millrace.events.v1 import events_pb2 as pb
 from millrace.ids import stable_id
 

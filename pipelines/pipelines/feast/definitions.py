@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from definitions.layout import Layout, layout_of
-from definitions.usecase import AttributeSpec, load_usecase
+from definitions.usecase import load_usecase
+from definitions.usecase_parts import AttributeSpec
 from feast import Entity, FeatureService, FeatureView, Field, PushSource, ValueType
 from feast.types import Array, Float32, Float64, Int64, String
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from definitions.features import Attribute
 from definitions.layout import Layout
-from definitions.usecase import Encoding
+from definitions.usecase_parts import Encoding
 
 from pipelines.errors import TrainingError
 from pipelines.training.history import History

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
-from definitions.usecase import AttributeSpec, UseCase
+from definitions.usecase import UseCase
+from definitions.usecase_parts import AttributeSpec
 from millrace.client import Entity
 from millrace.ids import stable_id
 
