@@ -9,7 +9,9 @@ A result has the keys that `docs/reference.md` promises, at the top, and three m
 A `run` that cannot measure raises the error of `pipelines.errors` that says why: never a made-up figure.
 """
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,3 +34,16 @@ def at_least(result: Mapping[str, Any], key: str, limit: float) -> Bar:
 def at_most(result: Mapping[str, Any], key: str, limit: float) -> Bar:
     """The figure must not exceed `limit`. KeyError if there is none."""
     return Bar(key, limit, float(result[key]), float(result[key]) <= limit)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage is collected inside: a pass over all that a bench has read and trained takes .3 s and more, and
+    would be measured as the time of whoever it waits for.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -27,7 +27,7 @@ from servicekit.topics import id_key, item_features_topic, topic
 from stores.online import open_online
 from tritonclient.grpc import service_pb2
 
-from pipelines.bench import at_least, at_most
+from pipelines.bench import at_least, at_most, uncollected
 from pipelines.datasets import Dataset
 from pipelines.errors import BadInputError, UnavailableError
 from pipelines.progress import SILENT, Progress
@@ -179,7 +179,8 @@ def run(
     Raises:
         UnavailableError: a call failed, or an answer of the gateway is not on rung MODEL with `shown` items.
     """
-    found = uvloop.run(_rounds(servers, rounds, seconds, warmup_s, progress))
+    with uncollected():
+        found = uvloop.run(_rounds(servers, rounds, seconds, warmup_s, progress))
     for measured in (*found["gateway", 1], *found["gateway", MANY]):
         _require_model(measured.answers, min(candidates, shown))
     return _result(usecase, found, candidates, shown, seconds)

@@ -1,5 +1,6 @@
 """Steady requests to gateways while something happens to them: sent by the clock, every end of a request kept."""
 
+import contextlib
 import itertools
 import threading
 import time
@@ -16,12 +17,14 @@ from millrace.events.v1 import events_pb2
 from millrace.ranking.v1 import ranking_pb2 as pb
 from millrace.ranking.v1 import ranking_pb2_grpc
 
+from pipelines.bench import uncollected
 from pipelines.errors import UnavailableError
 
 DEADLINE_S: Final = 0.15
 GRACE_S: Final = 0.02  # an answer that comes later after its deadline has failed, whatever it says
 RECOMMEND_LIMIT: Final = 100
 _CALLERS: Final = 64
+_LOOK_S: Final = 0.05  # between two looks at the newest answers
 
 _OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 1_000),
@@ -106,6 +109,7 @@ class OpenLoop:
         self._stub = ranking_pb2_grpc.RankingServiceStub(self._channel)
         self._client = RankingClient(targets, timeout_s=deadline_s) if len(targets) > 1 else None
         self._pool = ThreadPoolExecutor(_CALLERS, "caller")
+        self._open = contextlib.ExitStack()
         self.ask(questions)
         self._thread = threading.Thread(target=self._run, name="open loop", daemon=True)
 
@@ -114,6 +118,7 @@ class OpenLoop:
             grpc.channel_ready_future(self._channel).result(timeout=10)
         except grpc.FutureTimeoutError as exc:
             raise UnavailableError("no gateway answers; is the stack up? Try: millrace status") from exc
+        self._open.enter_context(uncollected())
         self._thread.start()
         return self
 
@@ -133,6 +138,7 @@ class OpenLoop:
         self._thread.join(timeout=10)
         for _ in range(self._sent):
             self._under_way.acquire(timeout=self.deadline_s + 1)
+        self._open.close()
         self._pool.shutdown()
         if self._client is not None:
             self._client.close()
@@ -154,11 +160,22 @@ class OpenLoop:
         """
         gives_up = time.monotonic() + within_s
         while time.monotonic() < gives_up:
-            newest = [answer for answer in self.between(since) if answer.question >= 0]
-            if len(newest) >= count and all(holds(answer) for answer in newest[-count:]):
-                return max(0.0, newest[-count].ended - since)
-            self._halt.wait(0.05)
+            newest = self._newest(since, count)
+            if len(newest) == count and all(holds(answer) for answer in newest):
+                return max(0.0, newest[0].ended - since)
+            self._halt.wait(_LOOK_S)
         return None
+
+    def _newest(self, since: float, count: int) -> list[Answer]:
+        """The last `count` to end of those to questions sent since then, or fewer; in the order of their ends.
+
+        Looks at no more than these: whoever waits does it while requests are sent, by the same interpreter.
+        """
+        with self._lock:
+            ended_since = itertools.takewhile(lambda answer: answer.ended >= since, reversed(self._ended))
+            wanted = (answer for answer in ended_since if answer.question >= 0 and answer.sent >= since)
+            found = list(itertools.islice(wanted, count))
+        return found[::-1]
 
     def _run(self) -> None:
         due = time.monotonic()
