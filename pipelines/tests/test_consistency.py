@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from definitions.assembly import RequestContext, assemble, past_items
 from definitions.events import EventColumns
+from definitions.impressions import packed
 from definitions.item_snapshot import ItemSnapshot
 from definitions.item_table import ItemTable
 from definitions.layout import Layout, layout_of
@@ -112,7 +113,7 @@ class World:
         self._append("items", 0, items_table(LOG, 0, places, items), len(items))
         shown = [(offset, arrived_us) for offset, (arrived_us, _) in enumerate(self.impressions)]
         messages = [message for _, message in self.impressions]
-        self._append("impressions", 0, impressions_table(LOG, 0, shown, messages), len(messages))
+        self._append("impressions", 0, impressions_table(LOG, 0, shown, list(map(packed, messages))), len(messages))
 
     def _append(self, table: str, partition: int, rows: Any, version: int) -> None:
         self.lake.append(table, rows, app_id=app_id(LOG, f"films.{table}", partition), version=version)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from definitions.assignment import INTERLEAVED
 from definitions.events import EventColumns
+from definitions.impressions import packed
 from definitions.usecase import UseCase
 from millrace.decisions.v1 import decisions_pb2
 from millrace.events.v1 import events_pb2 as pb
@@ -62,7 +63,7 @@ class History:
 
     def archived(self) -> Lake:
         places = [(offset, log_us) for offset, (log_us, _) in enumerate(self.shown)]
-        rows = impressions_table("log", 0, places, [impression for _, impression in self.shown])
+        rows = impressions_table("log", 0, places, [packed(impression) for _, impression in self.shown])
         self.lake.append("impressions", rows, app_id="i", version=len(rows))
         if self.events:
             ids, users, actions, values, seconds, requests, sessions, items = zip(*self.events, strict=True)

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from definitions.backfill import Queries, backfill
 from definitions.events import EventColumns
+from definitions.impressions import packed
 from definitions.layout import Layout, layout_of
 from definitions.learning import Negatives, Target
 from definitions.usecase import UseCase
@@ -68,7 +69,7 @@ class Stack:
         gone = [pb.User(id=user, deleted=True) for user in erased]
         for table, rows, n in (
             ("interactions", interactions_table(LOG, events), len(events)),
-            ("impressions", impressions_table(LOG, 0, shown, self.impressions), len(shown)),
+            ("impressions", impressions_table(LOG, 0, shown, list(map(packed, self.impressions))), len(shown)),
             ("users", users_table(LOG, 0, [(i, 0) for i in range(len(gone))], gone), len(gone)),
         ):
             self.lake.append(table, rows, app_id=app_id(LOG, f"films.{table}", 0), version=n)

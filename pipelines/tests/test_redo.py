@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bundle import Bundle
+from definitions.impressions import packed
 from definitions.layout import layout_of
 from definitions.rerank import Reranker
 from definitions.rules import Rules
@@ -74,7 +75,7 @@ class World:
     def redo(self, *request_ids: int, last: int = 100) -> dict[str, Any]:
         """After archiving what was logged."""
         places = [(offset, BEGIN_US + offset) for offset in range(len(self.logged))]
-        table = impressions_table("log", 0, places, self.logged)
+        table = impressions_table("log", 0, places, list(map(packed, self.logged)))
         self.lake.append("impressions", table, app_id="log/films.impressions-0", version=len(self.logged))
         return run(self.films, self.lake, self.bundles, request_ids=request_ids, last=0 if request_ids else last)
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from definitions.impressions import packed
 from millrace.events.v1 import events_pb2 as pb
 from pipelines.errors import BadInputError
 from pipelines.shadow import compare
@@ -27,7 +28,7 @@ def impression(request: int, scores: dict[int, float], *, shadow: bool = False, 
 def lake_of(folder: Path, *impressions: pb.Impression) -> Lake:
     lake = Lake(folder / "lake", "films")
     offsets = [(offset, each.time_us) for offset, each in enumerate(impressions)]
-    rows = impressions_table("a-log", 0, offsets, list(impressions))
+    rows = impressions_table("a-log", 0, offsets, list(map(packed, impressions)))
     lake.append("impressions", rows, app_id=app_id("a-log", "films.impressions", 0), version=len(impressions))
     return lake
 

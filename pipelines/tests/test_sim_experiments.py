@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 from definitions.assignment import Split, assigned, place
 from definitions.events import EventColumns
+from definitions.impressions import packed
 from definitions.interleaving import team_draft
 from definitions.usecase import find_usecase
 from millrace.decisions.v1 import decisions_pb2 as pb
@@ -355,7 +356,7 @@ def archived(lake: Lake, logs: list[Log], arms: npt.NDArray[np.int64], *, lost: 
                 offset=np.arange(count) + sum(map(len, columns)), timestamp_us=np.ones(count, np.int64),
             )
         )  # fmt: skip
-    rows = impressions_table("log", 0, [(offset, 1) for offset in range(len(shown))], shown)
+    rows = impressions_table("log", 0, [(offset, 1) for offset in range(len(shown))], list(map(packed, shown)))
     lake.append("impressions", rows, app_id="i", version=len(shown))
     for part in columns:
         lake.append("interactions", interactions_table("log", part), app_id="e", version=int(part.offset[-1]) + 1)

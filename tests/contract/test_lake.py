@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from definitions.events import EventColumns
+from definitions.impressions import packed
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from google.protobuf import json_format
 from millrace.decisions.v1 import decisions_pb2
@@ -294,7 +295,7 @@ def test_impressions_keep_what_was_known_and_shown(movies: Lake) -> None:
         candidates=3,
     )
     bare = pb.Impression(request_id=1, time_us=1)
-    written = rows.impressions_table(LOG, 2, [(0, 10), (1, 11)], [full, bare])
+    written = rows.impressions_table(LOG, 2, [(0, 10), (1, 11)], [packed(full), packed(bare)])
     movies.append("impressions", written, app_id="x", version=2)
 
     first, second = movies.scan("impressions").sort("offset").collect().rows(named=True)
@@ -321,7 +322,7 @@ def test_impressions_keep_what_was_known_and_shown(movies: Lake) -> None:
 def test_a_table_older_than_some_of_its_columns_is_read_and_gets_them(movies: Lake) -> None:
     """Its rows have nothing there; the next commit brings the columns, and the position stays."""
     spec = schemas.TABLES["impressions"]
-    written = rows.impressions_table(LOG, 0, [(0, 10)], [pb.Impression(request_id=7, time_us=1)])
+    written = rows.impressions_table(LOG, 0, [(0, 10)], [packed(pb.Impression(request_id=7, time_us=1))])
     former = pa.schema([field for field in spec.stored if field.name not in schemas.ADDED])
     DeltaTable.create(movies.uri("impressions"), former, partition_by=list(spec.partition_by))
     write_deltalake(
@@ -336,7 +337,8 @@ def test_a_table_older_than_some_of_its_columns_is_read_and_gets_them(movies: La
         old[column] for column in ("request_id", "model_digest", "rules", "rule_codes", "unknown", "candidates")
     )
     newer = pb.Impression(request_id=8, time_us=1, model_digest="d" * 64, unknown=[True], candidates=1)
-    assert movies.append("impressions", rows.impressions_table(LOG, 0, [(1, 11)], [newer]), app_id="x", version=2) == 1
+    written = rows.impressions_table(LOG, 0, [(1, 11)], [packed(newer)])
+    assert movies.append("impressions", written, app_id="x", version=2) == 1
     movies.compact("impressions")
 
     found = movies.scan("impressions").sort("offset").select("request_id", "model_digest", "unknown", "candidates")

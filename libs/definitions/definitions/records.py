@@ -15,6 +15,7 @@ from millrace.decisions.v1.decisions_pb2 import Decision
 from millrace.events.v1 import events_pb2 as pb
 
 from definitions.events import MAX_ABS_VALUE, EventColumns
+from definitions.impressions import PackedImpression, length, numbers, read_packed
 from definitions.usecase import UseCase
 
 CLOCK_AHEAD_US = 5 * 60 * 1_000_000
@@ -185,12 +186,15 @@ def decode_users(
 def decode_impressions(
     partition: int,  # noqa: ARG001  (same shape as its siblings)
     records: Sequence[LogRecord],
-) -> tuple[list[tuple[int, pb.Impression]], list[BadRecord]]:
+) -> tuple[list[tuple[int, PackedImpression]], list[BadRecord]]:
     """Offset and message of the good records of `impressions`. User 0 is a caller that named none."""
-    messages, good, bad = _parse(pb.Impression, records)
-    kept: list[tuple[int, pb.Impression]] = []
+    messages, good, bad = _parsed(read_packed, pb.Impression.DESCRIPTOR.name, records)
+    finite = _are_finite(messages)  # almost always
+    kept: list[tuple[int, PackedImpression]] = []
     for record, message in zip(good, messages, strict=True):
         problem = _impression_problem(message) or _key_problem(record.key, message.user_id, "user_id")
+        if problem is None and not (finite or _are_finite([message])):
+            problem = Problem(INVALID_VALUE, "scores or propensities hold a number that is not finite")
         if problem is None:
             kept.append((record.offset, message))
         else:
@@ -234,23 +238,28 @@ def entity_problem(message: pb.Item | pb.User) -> Problem | None:
     return None
 
 
-Message = TypeVar("Message", pb.Interaction, pb.Item, pb.User, pb.Impression, Decision)
+Read = TypeVar("Read")
+Message = TypeVar("Message", pb.Interaction, pb.Item, pb.User, Decision)
 Entity = TypeVar("Entity", pb.Item, pb.User)
 
 
 def _parse(
     message_type: type[Message], records: Sequence[LogRecord]
 ) -> tuple[list[Message], list[LogRecord], list[BadRecord]]:
-    """Messages and their records, and the records that are no such message."""
-    parse: Callable[[bytes], Message] = message_type.FromString
+    return _parsed(message_type.FromString, message_type.DESCRIPTOR.name, records)
+
+
+def _parsed(
+    parse: Callable[[bytes], Read], name: str, records: Sequence[LogRecord]
+) -> tuple[list[Read], list[LogRecord], list[BadRecord]]:
+    """What `parse` makes of the values and their records, and the records that it refuses: no `name`."""
     try:  # almost every batch is whole
         return [parse(record.value) for record in records], list(records), []  # type: ignore[arg-type]  # None raises
     except (DecodeError, TypeError):
         pass
-    messages: list[Message] = []
+    messages: list[Read] = []
     good: list[LogRecord] = []
     bad: list[BadRecord] = []
-    name = message_type.DESCRIPTOR.name
     for record in records:
         try:
             messages.append(parse(record.value))  # type: ignore[arg-type]  # None raises
@@ -284,26 +293,28 @@ def _decode_entities(
     return kept, bad
 
 
-def _impression_problem(message: pb.Impression) -> Problem | None:
+def _impression_problem(message: PackedImpression) -> Problem | None:
     if message.request_id == 0:
         return Problem(MISSING_ID, "request_id is 0")
     if not 0 < message.time_us < MAX_TIME_US:
         return Problem(INVALID_VALUE, f"time_us {message.time_us} is not a time after 1970 in microseconds")
-    items = len(message.item_ids)
+    items = length(message, "item_ids")
     for field in ("scores", "propensities", "positions", "reasons"):
-        length = len(getattr(message, field))
-        if length not in (0, items):
-            return Problem(INVALID_VALUE, f"{field} has {length} entries for {items} item_ids")
+        found = len(message.reasons) if field == "reasons" else length(message, field)
+        if found not in (0, items):
+            return Problem(INVALID_VALUE, f"{field} has {found} entries for {items} item_ids")
     if len(message.features) % (4 * items or 1) or (message.features and not items):
         return Problem(
             INVALID_VALUE, f"features has {len(message.features)} bytes: no float32 rows of {items} item_ids"
         )
     if len(message.int_features) % 8:
         return Problem(INVALID_VALUE, f"int_features has {len(message.int_features)} bytes: no int64 numbers")
-    numbers = np.concatenate([np.fromiter(message.scores, np.float32), np.fromiter(message.propensities, np.float32)])
-    if not np.isfinite(numbers).all():
-        return Problem(INVALID_VALUE, "scores or propensities hold a number that is not finite")
     return None
+
+
+def _are_finite(messages: Sequence[PackedImpression]) -> bool:
+    """Whether all their scores and propensities are numbers."""
+    return all(bool(np.isfinite(numbers(messages, name)).all()) for name in ("scores", "propensities"))
 
 
 def _key_problem(key: bytes | None, entity_id: int, field: str) -> Problem | None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from definitions.column_decode import decode_interactions_columns
 from definitions.events import EventColumns
+from definitions.impressions import packed
 from definitions.record_columns import RecordColumns
 from definitions.records import (
     CLOCK_AHEAD_US,
@@ -252,5 +253,5 @@ def test_an_impression_must_be_rectangular() -> None:
         ],
     )
 
-    assert [(0, good)] == kept
+    assert [(0, packed(good))] == kept
     assert [each.reason_name for each in bad] == ["invalid_value", "invalid_value", "invalid_value", "missing_id"]

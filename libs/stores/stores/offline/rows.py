@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 from definitions.events import COLUMN_TYPES, EventColumns
+from definitions.impressions import ARRAYS, PackedImpression, length, numbers
 from google.protobuf.json_format import MessageToJson
 from millrace.decisions.v1 import decisions_pb2
 from millrace.events.v1 import events_pb2 as pb
@@ -58,7 +60,7 @@ def to_users(frame: pl.DataFrame) -> list[pb.User]:
 
 
 def impressions_table(
-    log_id: str, partition: int, places: Sequence[Place], impressions: Sequence[pb.Impression]
+    log_id: str, partition: int, places: Sequence[Place], impressions: Sequence[PackedImpression]
 ) -> pa.Table:
     """Rows of `impressions`; `places` and `impressions` run alike. Times must be before the year 10000."""
     columns = _log_columns(log_id, partition, places)
@@ -68,17 +70,18 @@ def impressions_table(
         columns[name] = [getattr(each, name) for each in impressions]
     for name in ("model_digest", "rules", "rule_codes"):
         columns[name] = [getattr(each, name) for each in impressions]
-    for name in ("item_ids", "scores", "propensities", "positions", "reasons", "unknown"):
-        columns[name] = [list(getattr(each, name)) for each in impressions]
+    for name in ARRAYS:
+        columns[name] = _lists(name, [length(each, name) for each in impressions], numbers(impressions, name))
+    columns["reasons"] = _joined("reasons", [each.reasons for each in impressions])
     for name in ("device", "surface", "country", "session_id"):
         columns[name] = [getattr(each.context, name) for each in impressions]
     columns["row_epoch"] = [each.row.epoch for each in impressions]
     columns["row_interactions_offset"] = [each.row.interactions_offset for each in impressions]
     columns["row_users_offset"] = [each.row.users_offset for each in impressions]
-    columns["marker_partitions"] = [[marker.partition for marker in each.item_markers] for each in impressions]
-    columns["marker_offsets"] = [[marker.offset for marker in each.item_markers] for each in impressions]
-    columns["stages"] = [[stage.stage for stage in each.stages] for each in impressions]
-    columns["stage_micros"] = [[stage.micros for stage in each.stages] for each in impressions]
+    for field, parts in {"marker_partitions": "partition", "marker_offsets": "offset"}.items():
+        columns[field] = _joined(field, [[getattr(part, parts) for part in each.item_markers] for each in impressions])
+    for field, parts in {"stages": "stage", "stage_micros": "micros"}.items():
+        columns[field] = _joined(field, [[getattr(part, parts) for part in each.stages] for each in impressions])
     columns["event_date"] = _dates(np.array(columns["time_us"], np.int64))
     return _table(IMPRESSIONS, columns)
 
@@ -160,6 +163,18 @@ def _constant(text: str, n: int) -> pa.Array:
 
 def _dates(time_us: npt.NDArray[np.int64]) -> pa.Array:
     return pa.array((time_us // _DAY_US).astype(np.int32)).cast(pa.date32())
+
+
+def _joined(name: str, lists: Sequence[Sequence[Any]]) -> pa.Array:
+    """A list column of `impressions`."""
+    return _lists(name, list(map(len, lists)), list(chain.from_iterable(lists)))
+
+
+def _lists(name: str, lengths: Sequence[int], values: Sequence[Any] | npt.NDArray[Any]) -> pa.Array:
+    """A list column of `impressions` from the values of all lists."""
+    kind = IMPRESSIONS.schema.field(name).type
+    offsets = np.cumsum([0, *lengths], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(values, kind.value_type), type=kind)
 
 
 def _table(spec: TableSpec, columns: Mapping[str, Iterable[Any]]) -> pa.Table:
