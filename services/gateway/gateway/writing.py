@@ -9,8 +9,8 @@ from typing import Final, Protocol
 
 from gateway.ring import Record, Ring
 
-PAUSE_S: Final = 0.05  # by the clock: to be woken for each record would cost both processes more than the record
-BATCH: Final = 64  # records of one hand-over
+PAUSE_S: Final = 0.1  # by the clock: to be woken for each record would cost both processes more than the record
+BATCH: Final = 256  # records of one hand-over
 ORPHAN_S: Final = 10.0  # for what is left, where nobody says how long
 
 
