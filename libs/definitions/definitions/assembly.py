@@ -48,8 +48,8 @@ def assemble(user: UserAt, items: ItemColumns, context: RequestContext) -> Assem
         raise ValueError("the view lacks items of the user's past; give it `past_items(user)`")
     features = np.empty((len(items), len(user.floats)), np.float32)
     _fill(
-        _reads(user.layout), (user.floats, user.past, user.tables), (user.time_us, user.last_us, user.tied),
-        (items.item_ids, items.category, items.features), items.past, features,
+        *_reads(user.layout), user.floats, *user.past, *user.tables, user.time_us, user.last_us, user.tied,
+        items.item_ids, items.category, items.features, items.past, features,
     )  # fmt: skip
     return Assembled(features, user_ints(user, context), items.ints, user.tied)
 
@@ -124,22 +124,22 @@ def _compared(layout: Layout) -> tuple[int, ...]:
 
 @brief
 def _fill(
-    reads: _Reads,
-    user: tuple[Floats, Past, TablesAt],
-    when: tuple[int, int, bool],
-    items: tuple[Ids, Codes, Features],
-    means: Features,
+    item_positions: Ints, table_columns: Ints, priors: Floats, seen: Ints, compared: Ints, residuals: Ints,
+    newest: Ints, past_at: Ints, floats: Floats, past_ids: Ids, past_values: Ints, past_categories: Codes,
+    past_counts: Ints, table_categories: Codes, table_weights: Floats, table_totals: Floats, table_counts: Ints,
+    time_us: int, last_us: int, tied: bool, item_ids: Ids, categories: Codes, values: Features, means: Features,
     features: Features,
-) -> None:
-    """Every column of every candidate."""
-    floats, past, tables = user
-    item_ids, categories, values = items
+) -> None:  # fmt: skip
+    """Every column of every candidate: by `_Reads`, of a user's `Past` and `TablesAt`, and the items' values."""
+    reads = _Reads(item_positions, table_columns, priors, seen, compared, residuals, newest, past_at)
+    past = Past(past_ids, past_values, past_categories, past_counts)
+    tables = TablesAt(table_categories, table_weights, table_totals, table_counts)
     for row in range(len(features)):
         for column in range(len(floats)):
             features[row, column] = floats[column]
         for place in range(len(reads.item_positions)):
             features[row, reads.item_positions[place]] = values[row, place]
-    _put_shares(reads, tables, when, categories, features)
+    _put_shares(reads, tables, (time_us, last_us, tied), categories, features)
     for i in range(len(reads.seen)):
         position, history = reads.seen[i]
         begin = reads.past_at[history]

@@ -43,6 +43,9 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
 def brief(function: Callable[P, R]) -> Callable[P, R]:
     """A kernel of a few microseconds, which keeps the GIL: where threads wait for it, each time that it is given up
     costs as much as fifty such calls.
+
+    A call looks at the type of each argument: 0.07 us for a number or an array, 1 to 3 us for a tuple of arrays. So
+    the parts of a tuple are passed one by one, and put together again inside.
     """
     return _compiled(function, nogil=False)
 

@@ -16,28 +16,29 @@ Places = npt.NDArray[np.int64]
 
 
 @inlined
-def _cosine(codes: Codes, start: int, width: int, one: int, other: int) -> float:
-    """Of two sets of codes; 0 is none, and a code counts once."""
-    shared = mine = theirs = 0
-    for i in range(start, start + width):
-        code = codes[one, i]
-        if code == 0:
-            continue
-        again = there = False
-        for j in range(start, i):
-            again = again or codes[one, j] == code
-        for j in range(start, start + width):
-            there = there or codes[other, j] == code
-        if not again:
-            mine += 1
-            shared += there
-    for i in range(start, start + width):
-        code = codes[other, i]
-        again = code == 0
-        for j in range(start, i):
-            again = again or codes[other, j] == code
-        theirs += not again
-    return shared / math.sqrt(mine * theirs) if shared else 0.0
+def _put_sets(codes: Codes, start: int, width: int, sets: Codes, sizes: Places) -> None:
+    """The distinct codes of each row's `width` from `start` on, 0 being none: in front in `sets`, `sizes` of them."""
+    for row in range(len(codes)):
+        size = 0
+        for column in range(start, start + width):
+            code = codes[row, column]
+            again = code == 0
+            for place in range(size):
+                again = again or sets[row, place] == code
+            if not again:
+                sets[row, size] = code
+                size += 1
+        sizes[row] = size
+
+
+@inlined
+def _cosine(sets: Codes, sizes: Places, one: int, other: int) -> float:
+    """Of two sets of codes."""
+    shared = 0
+    for i in range(sizes[one]):
+        for j in range(sizes[other]):
+            shared += sets[one, i] == sets[other, j]
+    return shared / math.sqrt(sizes[one] * sizes[other]) if shared else 0.0
 
 
 @inlined
@@ -51,9 +52,10 @@ def _dot(vectors: Floats, one: int, other: int) -> float:
 @brief
 def cosines(codes: Codes, other: int) -> npt.NDArray[np.float64]:
     """Likeness float64 (n,) of sets of codes uint32 (n, width) to that of row `other`."""
-    found = np.empty(len(codes))
+    sets, sizes, found = np.empty_like(codes), np.empty(len(codes), np.int64), np.empty(len(codes))
+    _put_sets(codes, 0, codes.shape[1], sets, sizes)
     for one in range(len(codes)):
-        found[one] = _cosine(codes, 0, codes.shape[1], one, other)
+        found[one] = _cosine(sets, sizes, one, other)
     return found
 
 
@@ -78,7 +80,8 @@ def take_places(
     item_ids: npt.NDArray[np.uint64],
     codes: Codes,
     vectors: Floats,
-    alike: tuple[int, int],
+    alike: int,
+    width: int,
     weight: np.float32,
     depth: int,
     caps: Places,
@@ -96,7 +99,7 @@ def take_places(
     Args:
         order: int64 (n,), candidates best first; `scores` float32, `behind` (which come after all others), `item_ids`,
             `codes` uint32 (n, columns), `vectors` float32 (n, width) are in the candidates' order.
-        alike: first column and number of the codes that tell likeness; number 0: the vectors do.
+        alike, width: first column and number of the codes that tell likeness; number 0: the vectors do.
         weight, depth: of the diversity; depth 0 is none.
         caps: int64 (k,), columns of the codes that have a share, and int64 (k,) how many of one code are allowed.
         pin_places, pin_ids: 0-based places of the list and the items that stand there.
@@ -123,6 +126,9 @@ def take_places(
             if behind[order[place]]:
                 relevance[place] -= np.float32(2)  # objectives lie in -1 to 1: what comes last gets less than any
             objective[place] = relevance[place]
+    sets, sizes = np.empty((n, width), np.uint32), np.empty(n, np.int64)
+    if depth:
+        _put_sets(codes, alike, width, sets, sizes)
     chosen, propensities = np.empty(n, np.int64), np.zeros(n, np.float32)
     propensities[:limit] = 1
     capped = len(caps) > 0
@@ -166,8 +172,8 @@ def take_places(
             for place in range(n):
                 if left[place]:
                     one = order[place]
-                    if alike[1]:
-                        like = np.float32(_cosine(codes, alike[0], alike[1], one, taken))
+                    if width:
+                        like = np.float32(_cosine(sets, sizes, one, taken))
                     else:
                         like = np.float32(_dot(vectors, one, taken))
                     nearest[place] = max(nearest[place], like)

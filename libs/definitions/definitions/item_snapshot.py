@@ -14,7 +14,7 @@ from definitions.compiled import brief
 from definitions.errors import DefinitionsError
 from definitions.id_index import IdIndex, Ids
 from definitions.item_partials import NONE, Ints, ItemPartials
-from definitions.item_values import Moving, item_moves, moves, put_moving, steady_features
+from definitions.item_values import item_moves, moves, put_moving, steady_features
 from definitions.layout import Layout
 from definitions.plan import Side
 from definitions.reads import NONE as NO_PLACE
@@ -250,14 +250,15 @@ class ItemSnapshot:
         with self._lock:
             columns, slots, number = self._columns, self._index.find(wanted), self._number(time_us)
             kept = (columns.at, columns.steady, columns.known, columns.category, columns.codes)
-            found = (features, known, category, codes)
-            if not _gather(slots, number, kept, found):
+            if not _gather(slots, number, *kept, features, known, category, codes):
                 self._renew(slots, number, time_us)
-                _gather(slots, number, kept, found)
+                _gather(slots, number, *kept, features, known, category, codes)
             if self._moves:
-                moving = Moving(columns.newest_us, columns.decay_values, columns.decay_times, columns.recencies)
                 moved = slots if self._means_move else slots[:n]
-                put_moving(item_moves(side), moving, moved, np.array([time_us]), features)
+                put_moving(
+                    *item_moves(side), columns.newest_us, columns.decay_values, columns.decay_times, columns.recencies,
+                    moved, np.array([time_us]), features,
+                )  # fmt: skip
             markers = self._markers
         _put_ints(wanted, codes, self._int_codes, self._id_int, ints)
         return ItemColumns(
@@ -367,16 +368,13 @@ class ItemSnapshot:
 
 @brief
 def _gather(
-    slots: Ints,
-    number: int,
-    kept: tuple[npt.NDArray[np.int32], Features, npt.NDArray[np.bool_], Codes, Codes],
-    found: tuple[Features, npt.NDArray[np.bool_], Codes, Codes],
-) -> bool:
-    """Copy what is kept at `slots` into `found`, of which all but the features may be shorter; False where an item's
+    slots: Ints, number: int, at: npt.NDArray[np.int32], steady: Features, known: npt.NDArray[np.bool_],
+    category: Codes, codes: Codes, features: Features, found_known: npt.NDArray[np.bool_], found_category: Codes,
+    found_codes: Codes,
+) -> bool:  # fmt: skip
+    """Copy what is kept at `slots` into `features` and the found ones, which may be shorter; False where an item's
     columns are not those of tile time `number`.
     """
-    at, steady, known, category, codes = kept
-    features, found_known, found_category, found_codes = found
     for row in range(len(slots)):
         slot = slots[row]
         if at[slot] != number:

@@ -89,7 +89,7 @@ def move_features(
     """
     times = np.array([time_us]) if isinstance(time_us, int) else time_us
     kept = Moving(items.newest_us, items.decay_values, items.decay_times, items.recencies)
-    put_moving(item_moves(side), kept, np.arange(len(features)), times, features)
+    put_moving(*item_moves(side), *kept, np.arange(len(features)), times, features)
 
 
 class Moving(NamedTuple):
@@ -138,11 +138,18 @@ def item_moves(side: Side) -> ItemMoves:
 
 
 @brief
-def put_moving(moves: ItemMoves, kept: Moving, slots: Ints, times: Ints, features: Features) -> None:
-    """`move_features` of the items whose values stand at `slots`; `times` int64, one for all or one for each row.
+def put_moving(
+    expiring: Ints, nothing: Floats, decayed: Ints, scales: Floats, half_lives: Floats, recency_columns: Ints,
+    newest_us: Ints, decay_values: Floats, decay_times: Ints, recencies: Ints, slots: Ints, times: Ints,
+    features: Features,
+) -> None:  # fmt: skip
+    """`move_features` of the items whose values stand at `slots`, by an `ItemMoves` and a `Moving`; `times` int64, one
+    for all or one for each row.
 
     Items have no block, so an event at or after t counts as if it were now.
     """
+    moves = ItemMoves(expiring, nothing, decayed, scales, half_lives, recency_columns)
+    kept = Moving(newest_us, decay_values, decay_times, recencies)
     for row in range(len(slots)):
         slot, time_us = slots[row], times[row if len(times) > 1 else 0]
         for i in range(len(moves.expiring)):

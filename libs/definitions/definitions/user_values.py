@@ -98,7 +98,9 @@ class UserAt:
             np.zeros(tables),
             np.zeros(tables, np.int64),
         )
-        self.last_us, self.tied = _evaluate(reads, data, time_us, self.floats, self.ints, self.past, self.tables)
+        self.last_us, self.tied = _evaluate(
+            *reads, data, time_us, self.floats, self.ints, *self.past, *self.tables
+        )
 
     def history(self, index: int) -> Ids:
         """Ids of a history's newest k events before t, uint64 (n,), newest first."""
@@ -174,9 +176,18 @@ def is_over(ttl_us: int, time_us: int, last_us: int, tied: bool) -> bool:
 
 @brief
 def _evaluate(
-    reads: UserReads, row: Bytes, time_us: int, floats: Floats, ints: Ints, past: Past, tables: TablesAt
-) -> tuple[int, bool]:
-    """Fill `floats`, `ints`, `past` and `tables`; the newest event before t, and whether the row is tied."""
+    plan: Plan, actions: int, sums: Ints, windows: Ints, window_scales: Floats, decayed: Ints, decayed_scales: Floats,
+    recencies: Ints, numbers: Ints, defaults: Floats, history_ints: Ints, code_ints: Ints, past_at: Ints, room: int,
+    row: Bytes, time_us: int, floats: Floats, ints: Ints, past_ids: Ids, past_values: Ints, past_categories: Codes,
+    past_counts: Ints, table_categories: Codes, table_weights: Floats, table_totals: Floats, table_counts: Ints,
+) -> tuple[int, bool]:  # fmt: skip
+    """Fill `floats`, `ints`, a `Past` and a `TablesAt`; the newest event before t, and whether the row is tied."""
+    reads = UserReads(
+        plan, actions, sums, windows, window_scales, decayed, decayed_scales, recencies, numbers, defaults,
+        history_ints, code_ints, past_at, room,
+    )  # fmt: skip
+    past = Past(past_ids, past_values, past_categories, past_counts)
+    tables = TablesAt(table_categories, table_weights, table_totals, table_counts)
     found = _read(reads.plan, row, time_us)
     tables_at = _find_past(reads, row, found, past)
     tiles_at = _find_tables(reads, row, found, tables_at, tables)
