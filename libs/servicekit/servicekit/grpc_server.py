@@ -10,10 +10,11 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 from servicekit import health
 from servicekit.backlog import Backlog, newest_server
+from servicekit.histogram import LoopHistogram
 from servicekit.kit import Budget, Kit
 from servicekit.security.door import LOCAL, Door
 from servicekit.security.errors import OverQuota, PermissionDenied, Refused, Shed, Unauthenticated
@@ -176,7 +177,7 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyp
         self._refused = Counter(
             f"{kit.name}_refused", "Calls that the edge refused.", ["method", "reason"], registry=kit.registry
         )
-        seconds = Histogram(
+        seconds = LoopHistogram(
             f"{kit.name}_rpc_seconds",
             "Time from a call's first byte to its status.",
             ["method"],

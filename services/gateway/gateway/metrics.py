@@ -5,7 +5,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from servicekit.histogram import LoopHistogram
 
 from gateway.errors import Reason
 from gateway.query import Rung
@@ -46,7 +47,7 @@ class Metrics:
         self._rows = counter("user_rows", "Reads of user rows by outcome.", "outcome")
         self._candidates = counter("candidates", "Candidates of Recommend by the source that brought them.", "source")
         self._sources_failed = counter("candidate_sources_failed", "Sources of candidates that failed.", "source")
-        self._stages = Histogram(
+        self._stages = LoopHistogram(
             "gateway_stage_seconds", "Time of one step of a request.", ["stage"], registry=registry, buckets=_BUCKETS_S
         )
         self._left_of = cache(lambda rung, reason: self._left.labels(rung.value, reason))
