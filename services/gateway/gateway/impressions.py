@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
-import numpy as np
+import numpy.typing as npt
 from definitions.layout import Layout
 from millrace.events.v1 import events_pb2 as pb
 
@@ -80,55 +80,90 @@ def check_largest(layout: Layout) -> None:
 
 def encode(shown: Shown, usecase: str, *, full: bool) -> list[Part]:
     """The parts of the Impression's bytes; `full` takes all candidates, else the shown items."""
-    ranking, query = shown.ranking, shown.query
+    ranking = shown.ranking
     places = len(ranking.item_ids)
     count = len(shown.item_ids) if full else places
     rows = shown.order[:count]
-    features = np.ascontiguousarray(shown.features[rows], "<f4")
-    ints = np.concatenate([shown.user_ints.astype("<i8"), shown.item_ints[rows].astype("<i8").ravel()])
+    digest = "" if shown.model is None else shown.model.digest
+    parts: list[Part] = [
+        _message(shown, count),
+        _names(usecase, shown.layout_hash, ranking.model_name, ranking.model_version, RUNGS[ranking.rung], ranking.arm,
+               digest, shown.rules.text),
+        _markers(tuple(shown.item_markers.items())),
+        _positions(places, count),
+        _reasons(shown.reasons[:count]),
+    ]  # fmt: skip
+    # Fields may come in any order, and a packed array is its numbers' bytes, little-endian as the machine is: no number
+    # becomes a Python object.
+    _add(parts, "item_ids", shown.item_ids[:count])
+    _add(parts, "scores", shown.scores[:count])
+    _add(parts, "propensities", shown.propensities[:count])
+    _add(parts, "features", shown.features.take(rows, axis=0))
+    _add(parts, "int_features", shown.user_ints, shown.item_ints.take(rows, axis=0))
+    _add(parts, "rule_codes", shown.rule_codes.take(rows, axis=0))
+    return parts
+
+
+def _message(shown: Shown, count: int) -> bytes:
+    """The fields that are of this request alone, but the arrays."""
+    ranking, query = shown.ranking, shown.query
     message = pb.Impression(
         request_id=ranking.request_id,
         user_id=query.user_id,
         time_us=shown.time_us,
-        usecase=usecase,
-        layout_hash=shown.layout_hash,
-        model_name=ranking.model_name,
-        model_version=ranking.model_version,
-        rung=RUNGS[ranking.rung],
-        arm=ranking.arm,
         deadline_ms=shown.deadline_ms,
-        model_digest="" if shown.model is None else shown.model.digest,
-        rules=shown.rules.text,
         unknown=None if shown.unknown is None else shown.unknown[:count].tolist(),
         candidates=len(shown.item_ids),
-        item_markers=[pb.ItemMarker(partition=p, offset=o) for p, o in shown.item_markers.items()],
-        stages=[pb.StageTiming(stage=stage.name, micros=stage.micros) for stage in ranking.stages],
-        context=pb.Context(
-            device=query.context.device,
-            surface=query.context.surface,
-            country=query.context.country,
-            session_id=query.session_id,
-            time_us=query.time_us,
-        ),
     )
+    context = message.context
+    context.device, context.surface = query.context.device, query.context.surface
+    context.country, context.session_id = query.context.country, query.session_id
+    if query.time_us is not None:
+        context.time_us = query.time_us
+    for stage in ranking.stages:
+        message.stages.add(stage=stage.name, micros=stage.micros)
     if ranking.row is not None:
         message.row.epoch = ranking.row.epoch
         message.row.interactions_offset = ranking.row.interactions_offset
         message.row.users_offset = ranking.row.users_offset
-    # Fields may come in any order, and a packed array is its numbers' bytes: no number becomes a Python object.
-    arrays = {
-        "item_ids": shown.item_ids[:count].astype("<u8", copy=False),
-        "scores": shown.scores[:count].astype("<f4", copy=False),
-        "propensities": shown.propensities[:count].astype("<f4", copy=False),
-        "features": features,
-        "int_features": ints,
-        "rule_codes": np.ascontiguousarray(shown.rule_codes[rows], "<u4"),
-    }
-    tails: list[Part] = []
-    for name, array in arrays.items():
-        if array.nbytes:
-            tails += (_tag(name, array.nbytes), array.data.cast("B"))
-    return [message.SerializeToString(), _positions(places, count), _reasons(shown.reasons[:count]), *tails]
+    return message.SerializeToString()
+
+
+def _add(parts: list[Part], field: str, *arrays: npt.NDArray[Any]) -> None:
+    """The arrays' bytes, one after the other, as a field; none if there is nothing in them."""
+    if size := sum(array.nbytes for array in arrays):
+        parts.append(_tag(field, size))
+        parts.extend(array.data.cast("B") for array in arrays if array.nbytes)
+
+
+@lru_cache(maxsize=256)
+def _names(
+    usecase: str,
+    layout_hash: int,
+    model_name: str,
+    model_version: int,
+    rung: pb.Rung,
+    arm: str,
+    digest: str,
+    rules: str,
+) -> bytes:
+    """The fields that are the same for whole days."""
+    return pb.Impression(
+        usecase=usecase,
+        layout_hash=layout_hash,
+        model_name=model_name,
+        model_version=model_version,
+        rung=rung,
+        arm=arm,
+        model_digest=digest,
+        rules=rules,
+    ).SerializeToString()
+
+
+@lru_cache(maxsize=64)
+def _markers(markers: tuple[tuple[int, int], ...]) -> bytes:
+    """The field `item_markers`: (partition, offset) of each."""
+    return pb.Impression(item_markers=[pb.ItemMarker(partition=p, offset=o) for p, o in markers]).SerializeToString()
 
 
 @lru_cache(maxsize=1_024)
