@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from gateway.errors import Unavailable
 from gateway.http2 import OK, UNAVAILABLE, Connection, Part, Reply, request_headers
+from gateway.model import finite
 from gateway.query import Floats, Ints
 from gateway.wire import varint
 
@@ -232,7 +233,9 @@ class TritonModel:
         self._int_columns = int_columns
         self._pad_rows = pad_rows
         self._output, self._width = ("heads", heads) if heads else ("score", 1)
-        self._fixed: dict[int, bytes] = {}  # by rows, of which a request has 2,000 at most
+        # By rows, of which a request has 2,000 at most: what stands around the tensors of requests and of answers.
+        self._fixed: dict[int, bytes] = {}
+        self._known: dict[int, bytes] = {}
 
     async def score(self, features: Floats, ints: Ints | None, budget_s: float) -> Floats:
         """Scores float32 (n,), or heads (n, H), of features float32 (n, F) and ints int64 (n, K).
@@ -245,10 +248,7 @@ class TritonModel:
             sent = bucket_of(rows)
             features, ints = _padded(features, sent), None if ints is None else _padded(ints, sent)
         answer = await self._client.infer(self._request(features, ints, budget_s), budget_s)
-        try:
-            return self._scores(pb.ModelInferResponse.FromString(answer), sent)[:rows]
-        except DecodeError as exc:
-            raise Unavailable("bad_scores", f"no ModelInferResponse: {exc}") from exc
+        return self._scores(answer, sent)[:rows]
 
     def _request(self, features: Floats, ints: Ints | None, budget_s: float) -> list[Part]:
         """A ModelInferRequest's bytes: fields may come in any order, and the tensors' bytes are copied once."""
@@ -274,18 +274,34 @@ class TritonModel:
             request.outputs.add(name=self._output)
         return cast("bytes", request.SerializeToString())
 
-    def _scores(self, response: pb.ModelInferResponse, rows: int) -> Floats:
+    def _scores(self, answer: bytes, rows: int) -> Floats:
+        width = self._width
+        # What stands before the tensor is the same in every answer of so many rows: it is read once.
+        at = len(answer) - 4 * rows * width
+        raw = answer[at:]
+        if self._known.get(rows) != answer[:at]:
+            raw = self._checked(answer, rows)
+            if answer.endswith(raw):
+                self._known[rows] = answer[:at]
+        scores = np.frombuffer(raw, np.float32)
+        if not finite(scores):
+            raise Unavailable("bad_scores", f"{int((~np.isfinite(scores)).sum())} of {rows} are NaN or infinite")
+        return scores if width == 1 else scores.reshape(rows, width)
+
+    def _checked(self, answer: bytes, rows: int) -> bytes:
+        """The tensor of a whole answer."""
+        try:
+            response = pb.ModelInferResponse.FromString(answer)
+        except DecodeError as exc:
+            raise Unavailable("bad_scores", f"no ModelInferResponse: {exc}") from exc
         if len(response.outputs) != 1 or len(response.raw_output_contents) != 1:
             raise Unavailable("bad_scores", f"{len(response.outputs)} outputs, expected 1")
-        output, raw = response.outputs[0], response.raw_output_contents[0]
+        output, raw = response.outputs[0], cast("bytes", response.raw_output_contents[0])
         width, shape = self._width, tuple(output.shape)
         fits = shape == (rows, width) or (width == 1 and shape == (rows,))
         if output.datatype != "FP32" or not fits or len(raw) != 4 * rows * width:
             raise Unavailable("bad_scores", f"{output.datatype} {shape}, expected FP32 ({rows}, {width})")
-        scores = np.frombuffer(raw, np.float32)
-        if not np.isfinite(scores).all():
-            raise Unavailable("bad_scores", f"{int((~np.isfinite(scores)).sum())} of {rows} are NaN or infinite")
-        return scores if width == 1 else scores.reshape(rows, width)
+        return raw
 
 
 def _padded(rows: npt.NDArray[Scalar], size: int) -> npt.NDArray[Scalar]:
