@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -69,8 +69,7 @@ class Meter(Protocol):
         """All events that a row could have taken out of its values are at or after the request's time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """What the rungs score: candidates uint64 (n,) without duplicates, with their features.
 
     `asked` tells whether the caller named them; if not, a rung may answer with eligible others. `weights` float32 (H,)
@@ -88,8 +87,7 @@ class Job:
     weights: Floats | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
+class Scored(NamedTuple):
     """A rung's answer: `item_ids` uint64 (n,), `scores` float32 (n,); items marked `last` come after all others."""
 
     item_ids: Ids
@@ -247,8 +245,7 @@ class PopularStep:
         return Scored(job.candidates, scores, last=~known)
 
 
-@dataclass(frozen=True, slots=True)
-class Climb:
+class Climb(NamedTuple):
     """How a walk down the ladder ended: who answered, and which rungs were left and why."""
 
     rung: Rung

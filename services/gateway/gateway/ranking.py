@@ -1,8 +1,8 @@
 """The core: query -> row -> candidates -> features -> ladder -> re-rank -> answer. Plain types, no I/O library."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -90,8 +90,7 @@ class Clock:
     now_us: Callable[[], int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Inputs:
+class _Inputs(NamedTuple):
     """Candidates as they are known at one time, and the model's inputs made of that."""
 
     items: ItemColumns
@@ -223,7 +222,7 @@ class Ranker:
         The `own` one, and nobody's, where the partner's model does not answer in time. Nothing is explored.
         """
         watch.lap("rerank")
-        theirs = replace(job, active=partner.model, weights=_weights(partner.model, partner.rules))
+        theirs = job._replace(active=partner.model, weights=_weights(partner.model, partner.rules))
         if partner.model is not job.active or theirs.weights is not job.weights:
             climb = await self._ladder.climb(theirs, deadline, watch.lap)
             if climb.rung is not Rung.MODEL:
@@ -385,13 +384,12 @@ def _with_pins(climb: Climb, rules: ServingRules, eligible: Eligible) -> Climb:
     if not len(pinned) or not len(pinned := pinned[eligible(pinned)]):
         return climb
     last = np.zeros(len(scored.item_ids), np.bool_) if scored.last is None else scored.last
-    more = replace(
-        scored,
+    more = scored._replace(
         item_ids=np.concatenate([scored.item_ids, pinned]),
         scores=np.concatenate([scored.scores, np.zeros(len(pinned), np.float32)]),
         last=np.concatenate([last, np.ones(len(pinned), np.bool_)]),
     )
-    return replace(climb, scored=more)
+    return climb._replace(scored=more)
 
 
 def _nothing(candidates: Ids) -> Climb:

@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import cycle, islice
 from types import MappingProxyType
 from typing import Final, Literal
@@ -93,8 +92,7 @@ class Shadowing:
             return
         model.health.scored(began, scores)
         micros = round((model.health.now() - began) * 1e6)
-        ranking = replace(
-            shown.ranking,
+        ranking = shown.ranking._replace(
             item_ids=np.empty(0, np.uint64),  # nothing is shown: all positions are 0
             scores=np.empty(0, np.float32),
             reasons=(),
@@ -104,8 +102,7 @@ class Shadowing:
             stages=(Stage("model", micros),),
         )
         self._sink.offer(
-            replace(
-                shown,
+            shown._replace(
                 ranking=ranking,
                 model=model,
                 scores=scores[shown.order],

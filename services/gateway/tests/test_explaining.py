@@ -161,7 +161,7 @@ def test_only_the_last_answers_are_remembered(world: Any, bound: str) -> None:
     shown = world.sink.shown
     recent = Recent(**{bound: 2 if bound == "most" else 2 * shown[0].size})
     for place, each in enumerate(shown):
-        recent.add(replace(each, ranking=replace(each.ranking, request_id=place + 1)))
+        recent.add(each._replace(ranking=each.ranking._replace(request_id=place + 1)))
     assert [False, True, True] == [recent.get(request) is not None for request in (1, 2, 3)]
 
 

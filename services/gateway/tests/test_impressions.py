@@ -1,7 +1,6 @@
 """Impressions: what is written, and that a request never waits for it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -164,7 +163,7 @@ def test_what_cannot_be_encoded_is_lost_and_its_request_is_not(world: Any) -> No
     [shown] = world.sink.shown
     room, log, counts = Room(), FakeLog(), list[str]()
     impressions = sink(room, counts)
-    impressions.offer(replace(shown, deadline_ms="soon"))  # type: ignore[arg-type]
+    impressions.offer(shown._replace(deadline_ms="soon"))  # type: ignore[arg-type]
     impressions.offer(shown)
 
     assert ["lost", "queued"] == counts

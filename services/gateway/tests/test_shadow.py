@@ -98,11 +98,10 @@ async def test_at_most_four_are_under_way_and_none_while_busy(make_world: Any, s
 
 async def test_a_share_of_zero_a_lower_rung_and_no_shadow_score_nothing(make_world: Any, shown: Shown) -> None:
     """What a fallback answered says nothing about the model."""
-    from dataclasses import replace
 
     rig = Rig(make_world(), share=0.0)
     rig.shadowing.offer(shown)
-    low = replace(shown, ranking=replace(shown.ranking, rung=Rung.POPULAR))
+    low = shown._replace(ranking=shown.ranking._replace(rung=Rung.POPULAR))
     Rig(make_world()).shadowing.offer(low)
     none = InForce(None, rig.world.rules_of())
     Shadowing(rig.world.sink, lambda: none, busy=lambda: False, count=rig.counted.append).offer(shown)
