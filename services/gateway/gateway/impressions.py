@@ -120,20 +120,23 @@ def _message(shown: Shown, count: int) -> bytes:
     context.country, context.session_id = query.context.country, query.session_id
     if query.time_us is not None:
         context.time_us = query.time_us
-    for stage in ranking.stages:
-        message.stages.add(stage=stage.name, micros=stage.micros)
+    add_stage = message.stages.add
+    for stage, micros in ranking.stages:
+        add_stage(stage=stage, micros=micros)
     if ranking.row is not None:
-        message.row.epoch = ranking.row.epoch
-        message.row.interactions_offset = ranking.row.interactions_offset
-        message.row.users_offset = ranking.row.users_offset
+        row = message.row
+        row.epoch, row.interactions_offset, row.users_offset = ranking.row
     return message.SerializeToString()
 
 
 def _add(parts: list[Part], field: str, *arrays: npt.NDArray[Any]) -> None:
     """The arrays' bytes, one after the other, as a field; none if there is nothing in them."""
-    if size := sum(array.nbytes for array in arrays):
+    size = 0
+    for array in arrays:
+        size += array.nbytes
+    if size:
         parts.append(_tag(field, size))
-        parts.extend(array.data.cast("B") for array in arrays if array.nbytes)
+        parts += [array.data.cast("B") for array in arrays if array.nbytes]
 
 
 @lru_cache(maxsize=256)

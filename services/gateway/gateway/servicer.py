@@ -96,13 +96,14 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
 
 def query_of_rank(request: pb.RankRequest) -> Query:
     """The plain query of a Rank request."""
+    context = request.context
     return Query(
         user_id=request.user_id,
         item_ids=_ids(request.item_ids),
         limit=request.limit,
-        context=_context(request.context),
-        session_id=request.context.session_id,
-        time_us=request.context.time_us if request.context.HasField("time_us") else None,
+        context=_context(context),
+        session_id=context.session_id,
+        time_us=context.time_us if context.HasField("time_us") else None,
         min_interactions_offset=request.min_interactions_offset,
         priority=_PRIORITY.get(request.priority, Priority.INTERACTIVE),
     )
@@ -110,14 +111,15 @@ def query_of_rank(request: pb.RankRequest) -> Query:
 
 def query_of_recommend(request: pb.RecommendRequest) -> Query:
     """The plain query of a Recommend request."""
+    context = request.context
     return Query(
         user_id=request.user_id,
         item_ids=None,
         limit=request.limit,
-        context=_context(request.context),
+        context=_context(context),
         exclude_ids=_ids(request.exclude_ids),
-        session_id=request.context.session_id,
-        time_us=request.context.time_us if request.context.HasField("time_us") else None,
+        session_id=context.session_id,
+        time_us=context.time_us if context.HasField("time_us") else None,
         min_interactions_offset=request.min_interactions_offset,
         priority=_PRIORITY.get(request.priority, Priority.INTERACTIVE),
     )
@@ -149,7 +151,7 @@ def explained_response(asked: Asked, explained: Explained) -> pb.ExplainResponse
         arm=explained.arm,
     )
     if explained.row is not None:
-        response.row.CopyFrom(_row(explained.row))
+        _put_row(explained.row, response.row)
     for place, item_id in enumerate(explained.item_ids.tolist()):
         adds = found.contributions[place]
         order = np.argsort(-np.abs(adds), kind="stable")
@@ -176,10 +178,8 @@ def _unserved(usecase: str, known: Mapping[str, object]) -> errors.InvalidReques
     return errors.InvalidRequest(f"usecase: {usecase!r} is not served here; use one of {', '.join(sorted(known))}")
 
 
-def _row(row: RowVersion) -> events_pb2.RowVersion:
-    return events_pb2.RowVersion(
-        epoch=row.epoch, interactions_offset=row.interactions_offset, users_offset=row.users_offset
-    )
+def _put_row(row: RowVersion, message: events_pb2.RowVersion) -> None:
+    message.epoch, message.interactions_offset, message.users_offset = row
 
 
 def to_response(ranking: Ranking) -> pb.RankResponse:
@@ -198,14 +198,15 @@ def to_response(ranking: Ranking) -> pb.RankResponse:
     for position, (item_id, score, reason) in enumerate(rows, 1):
         add(item_id=item_id, score=score, position=position, reason=reason)
     if ranking.row is not None:
-        response.row.CopyFrom(_row(ranking.row))
-    for stage in ranking.stages:
-        response.stages.add(stage=stage.name, micros=stage.micros)
+        _put_row(ranking.row, response.row)
+    add_stage = response.stages.add
+    for stage, micros in ranking.stages:
+        add_stage(stage=stage, micros=micros)
     return response
 
 
 def _ids(ids: Any) -> "np.ndarray[Any, np.dtype[np.uint64]]":
-    return np.array(ids, np.uint64)
+    return np.fromiter(ids, np.uint64, len(ids))
 
 
 def _context(context: events_pb2.Context) -> RequestContext:
