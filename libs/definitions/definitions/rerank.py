@@ -117,10 +117,12 @@ class Reranker:
             propensities[:shown] = 1
             return Ordered(order, shown, propensities)
         columns, allowed, pin_places, pin_ids = _arrays(self.caps, self.pins, shown)
-        drawn = np.full((shown, 2), -1.0)
-        for place, pair in draws.items():
-            if place < shown:
-                drawn[place] = pair
+        drawn = _undrawn(shown)
+        if draws:
+            drawn = drawn.copy()
+            for place, pair in draws.items():
+                if place < shown:
+                    drawn[place] = pair
         # Copies: of an array that may not be written numba would compile the kernel anew, for seconds.
         order, propensities = take_places(
             order,
@@ -171,6 +173,12 @@ def _arrays(
         np.array([place for place, _ in pins], np.int64),
         np.array([item_id for _, item_id in pins], np.uint64),
     )
+
+
+@lru_cache(maxsize=256)
+def _undrawn(shown: int) -> npt.NDArray[np.float64]:
+    """What `take_places` reads where no place is explored."""
+    return np.full((shown, 2), -1.0)
 
 
 def _draws(slots: Exploration, request_id: int) -> dict[int, tuple[float, float]]:

@@ -115,4 +115,4 @@ class Partner:
 
 def finite(scores: npt.NDArray[np.float32]) -> bool:
     """Whether no score is NaN or infinite."""
-    return bool(np.isfinite(scores).all())
+    return bool(np.count_nonzero(np.isfinite(scores)) == scores.size)  # `all` takes twice as long

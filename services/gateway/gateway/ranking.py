@@ -372,8 +372,12 @@ def _wanted(query: Query) -> int:
 
 def _distinct(item_ids: Ids) -> Ids:
     """The caller's ids without duplicates, ascending."""
-    ids = np.sort(item_ids)  # np.unique hashes first: 250 us of 100 ids, against 5
-    unique: Ids = ids[np.concatenate([[True], ids[1:] != ids[:-1]])]
+    ids = item_ids.copy()
+    ids.sort()  # np.unique hashes first: 250 us of 100 ids, against 5
+    again = ids[1:] == ids[:-1]
+    if not np.count_nonzero(again):
+        return ids
+    unique: Ids = ids[np.concatenate([[True], ~again])]
     return unique
 
 
