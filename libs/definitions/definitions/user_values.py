@@ -98,9 +98,7 @@ class UserAt:
             np.zeros(tables),
             np.zeros(tables, np.int64),
         )
-        self.last_us, self.tied = _evaluate(
-            *reads, data, time_us, self.floats, self.ints, *self.past, *self.tables
-        )
+        self.last_us, self.tied = _evaluate(*reads, data, time_us, self.floats, self.ints, *self.past, *self.tables)
 
     def history(self, index: int) -> Ids:
         """Ids of a history's newest k events before t, uint64 (n,), newest first."""
