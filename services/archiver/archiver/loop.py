@@ -65,7 +65,7 @@ class Archiver:
         ready: Readiness,
         metrics: Metrics,
         commit_s: float = 30.0,
-        buffer_bytes: int = 64 << 20,
+        buffer_bytes: int = 32 << 20,
         accept_loss: bool = False,
     ) -> None:
         """Rows are committed every `commit_s`, or earlier when `buffer_bytes` of them wait.

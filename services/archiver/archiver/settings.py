@@ -14,7 +14,7 @@ class Settings(ProcessSettings):
     replicas: int = Field(default=1, ge=1, description="How many replicas share the partitions.")
     commit_s: float = Field(default=30.0, ge=0.1, le=600, description="Longest time between two commits of a table.")
     buffer_bytes: int = Field(
-        default=64 << 20, ge=1 << 20, description="Rows that may wait in memory before they are committed earlier."
+        default=32 << 20, ge=1 << 20, description="Rows that may wait in memory before they are committed earlier."
     )
     accept_loss: bool = Field(
         default=False, description="Go on where retention removed records that were never archived. Once, by hand."
