@@ -135,6 +135,21 @@ async def test_bad_scores_are_never_returned(
     assert "bad_scores" == caught.value.reason, name
 
 
+async def test_what_was_right_once_is_looked_at_again(triton: tuple[FakeTriton, str], client: TritonClient) -> None:
+    """Only an answer that begins with the very bytes of a good one, and is as long, is not parsed."""
+    answers = [answer([1.0, 2.0, 3.0]), answer([1.0, 2.0, 3.0], shape=(1, 3)), answer([3.0, 2.0, 1.0])]
+
+    async def next_one(*_: object) -> pb.ModelInferResponse:
+        return answers.pop(0)
+
+    triton[0].behaviour = next_one
+    asked = model(client)
+    assert [1.0, 2.0, 3.0] == (await asked.score(FEATURES, None, 1.0)).tolist()
+    with pytest.raises(Unavailable):
+        await asked.score(FEATURES, None, 1.0)
+    assert [3.0, 2.0, 1.0] == (await asked.score(FEATURES, None, 1.0)).tolist()
+
+
 @pytest.mark.parametrize(
     ("code", "details", "reason"),
     [
