@@ -30,7 +30,7 @@ REFERENCE = ROOT / "docs" / "reference.md"
 # What the services call to make a series -> whether it is a counter, whose name ends in `_total`.
 MAKES_A_METRIC = {
     **dict.fromkeys(("Counter", "counter"), True),
-    **dict.fromkeys(("Gauge", "gauge", "Histogram", "histogram", "seconds", "watch", "_watch"), False),
+    **dict.fromkeys(("Gauge", "gauge", "Histogram", "LoopHistogram", "histogram", "seconds", "watch", "_watch"), False),
 }
 
 
