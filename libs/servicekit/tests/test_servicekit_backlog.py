@@ -13,20 +13,31 @@ from servicekit.backlog import BUSY_EVERY_S, Backlog, Calls, newest_server
 
 
 class Server:
-    """Calls that come at given times; the backlog asks how many by now."""
+    """Calls that come at given times; the backlog asks how many by now. `works`: the share of time that it is busy."""
 
     def __init__(self) -> None:
-        self.now = 10.0
+        self.now, self.next_look = 10.0, 10.02
+        self.works, self.worked = 1.0, 0.0
         self.came: list[float] = []
         self.ended = 0
-        self.backlog = Backlog(lambda: Calls(sum(at <= self.now for at in self.came), self.ended), lambda: self.now)
+        self.asked = 0
+        self.backlog = Backlog(self.count, lambda: self.now, lambda: self.worked)
+
+    def count(self) -> Calls:
+        self.asked += 1
+        return Calls(sum(at <= self.now for at in self.came), self.ended)
+
+    def go_on(self, at: float) -> None:
+        self.worked += self.works * (at - self.now)
+        self.now = at
 
     def pass_to(self, at: float) -> None:
         """Time goes on; the backlog looks each 20 ms."""
-        while self.now + 0.02 < at:
-            self.now += 0.02
-            self.backlog.sample()
-        self.now = at
+        while self.next_look <= at:
+            self.go_on(self.next_look)
+            self.backlog.look()
+            self.next_look += 0.02
+        self.go_on(at)
 
     def take(self) -> float:
         return self.backlog.taken()
@@ -68,11 +79,42 @@ def test_a_stall_is_shared_evenly(server: Server) -> None:
     server.pass_to(10.1)
     server.backlog.sample()
     server.came = [10.1 + number * 0.2 / 60 for number in range(1, 61)]
-    server.now = 10.3
+    server.go_on(10.3)
     waited = [server.take() for _ in range(60)]
     assert waited[0] == pytest.approx(0.2, abs=0.01)
     assert waited[30] == pytest.approx(0.1, abs=0.01)
     assert waited[-1] == 0.0
+
+
+def test_a_loop_that_has_time_asks_nobody(server: Server) -> None:
+    """And as soon as it has none, what waits is known by when it came."""
+    server.works = 0.5
+    for number in range(300):
+        at = 10.0 + number * 0.01
+        server.came.append(at)
+        server.pass_to(at + 0.0005)
+        assert 0.0 == server.take()
+        server.end()
+    assert 0 == server.asked
+    server.works, began = 1.0, server.now
+    server.came += [began + number / 300 for number in range(1, 600)]
+    for number in range(300):
+        server.pass_to(began + number / 150)
+        waited = server.take()
+        server.end()
+        assert waited == pytest.approx(server.now - server.came[300 + number], abs=0.03)
+    assert server.asked > 50
+
+
+def test_a_loop_that_comes_late_has_not_slept(server: Server) -> None:
+    """It used no processor for 80 ms because others had it: eight calls of that time wait."""
+    server.works = 0.1
+    server.pass_to(10.1)
+    server.came = [10.1 + number / 100 for number in range(1, 9)]
+    server.go_on(10.18)
+    server.backlog.look()
+    assert 8 == server.backlog.waiting
+    assert server.take() == pytest.approx(0.07, abs=0.015)
 
 
 def test_calls_that_ended_unseen_do_not_wait_for_ever(server: Server) -> None:

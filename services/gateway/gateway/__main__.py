@@ -111,7 +111,7 @@ class Gateway:
         self._failed = False
         self._metrics, self._worker = Metrics(kit.registry), Worker()
         self._backlog, self._queue = Backlog(), Queue(time.monotonic)
-        self._lag = LoopLag(self._backlog.sample)
+        self._lag = LoopLag(self._backlog.look)
         self._triton: TritonClient | None = None
         make_scorer: MakeScorer = InProcess(self._worker)
         if settings.triton is not None:
