@@ -7,6 +7,8 @@ MAKEFLAGS += --no-print-directory
 
 UV := .tools/bin/uv
 DEEP := $(if $(wildcard .venv/.deep),--group deep)
+# Python may not write its bytecode here, so nobody else would: every start would compile all that it imports.
+BYTECODE := $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
 BIN := .venv/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PACKAGES := definitions stores bundle servicekit collector features archiver gateway simulator pipelines local_stack loadtest millrace_cli
@@ -122,7 +124,7 @@ ci: test property sim isolated ray deep-test manifests gate-proof leak-proof cha
 setup: .venv/.compiled ## uv, the Python environment, compiled kernels (every target does this)
 
 deep: setup ## PyTorch for the deep models into .venv (4.8 GB); later set-ups keep it
-	@[ -e .venv/.deep ] || { echo "installing PyTorch"; $(UV) sync --quiet --frozen --all-packages --group deep; touch .venv/.deep; }
+	@[ -e .venv/.deep ] || { echo "installing PyTorch"; $(UV) sync --quiet --frozen --all-packages --group deep $(BYTECODE); touch .venv/.deep; }
 
 gpu: $(UV) ## .venv-gpu: the same environment with onnxruntime-gpu and PyTorch, for a machine with a GPU
 	UV_PROJECT_ENVIRONMENT=.venv-gpu $(UV) sync --quiet --frozen --all-packages --group deep --no-install-package onnxruntime
@@ -163,8 +165,8 @@ $(UV):
 .venv/.synced: $(UV) uv.lock $(MANIFESTS)
 	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python $(PYTHON) .venv
 	@echo "installing the Python environment from uv.lock"
-	@if [ -t 2 ]; then $(UV) sync --frozen --all-packages $(DEEP); \
-	  else $(UV) sync --quiet --frozen --all-packages $(DEEP); fi
+	@if [ -t 2 ]; then $(UV) sync --frozen --all-packages $(DEEP) $(BYTECODE); \
+	  else $(UV) sync --quiet --frozen --all-packages $(DEEP) $(BYTECODE); fi
 	@touch $@
 
 # The machine code of the stream's kernels, so that no process start compiles: half a minute when it is new.

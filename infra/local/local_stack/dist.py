@@ -78,6 +78,7 @@ def fetch_triton(home: Home) -> Path:
             "--require-hashes",
             "--python",
             str(venv / "bin" / "python"),
+            *(["--compile-bytecode"] if sys.dont_write_bytecode else []),  # else each stub compiles numpy at its start
         ]
         _run([uv, *install, "-r", str(TRITON_REQUIREMENTS)], tries=2)
         server = site_packages(target) / "pytriton" / "tritonserver"
