@@ -17,6 +17,8 @@ from cassandra import (
 )
 from cassandra.cluster import NoHostAvailable, Session
 from cassandra.concurrent import execute_concurrent_with_args
+from cassandra.connection import ConnectionBusy, ConnectionException, ProtocolError
+from cassandra.pool import NoConnectionsAvailable
 from cassandra.query import BatchStatement, BatchType, PreparedStatement
 
 from stores.batch.cassandra_session import CONTROL, READ, CassandraConnection
@@ -320,5 +322,5 @@ def _translated() -> Iterator[None]:
         raise StoreUnavailable(f"cassandra: no host answers: {exc}") from exc
     except RequestValidationException as exc:
         raise StoreUnavailable(f"cassandra: {exc}; is the schema applied (`millrace up`, `ensure_schema`)?") from exc
-    except DriverException as exc:
+    except (DriverException, ConnectionException, ConnectionBusy, NoConnectionsAvailable, ProtocolError) as exc:
         raise StoreUnavailable(f"cassandra: {exc}") from exc
