@@ -49,11 +49,11 @@ _POLL_S: Final = 0.02
 # 5 ms, met several times a request, gave p99 97 and 110 ms at 100 requests/s on 2 cores; 0.5 ms gave 54 and 25 in the
 # same quarter of an hour (runs of 25 s, after one to warm up).
 SWITCH_INTERVAL_S: Final = 0.0005
-# The young often, so that no pass is long; the rest, mostly answers that `Explain` remembers, which end by themselves,
-# hardly ever. At 300 requests/s a pass takes .6 ms, at most 2.2, six a second; with 10,000, 20, 20 it took 13 to 18 ms
-# every four seconds, for the same sum. With Python's 700, 10, 10 a ranking took 500 to 620 us of processor time, so
-# 450 to 460.
-GC_THRESHOLDS: Final = (1_000, 1_000, 1_000)
+# All often, so that no pass is long: of the young .6 ms, at most 2.2, six a second at 300 requests/s; 10,000 at a time
+# took 13 to 18 ms every four seconds, for the same sum. The next ones soon too: clients of Kafka and Cassandra leave
+# cycles by the thousand, and after a thousand passes one took .3 s. What is old then is mostly answers that `Explain`
+# remembers; they end by themselves, so a pass over all, each 20 minutes or more, finds little.
+GC_THRESHOLDS: Final = (1_000, 3, 1_000)
 EXIT_ENVIRONMENT: Final = 3  # a restart may help
 _ORPHANS_S: Final = 2.0  # of the drain: calls to Triton that nobody waits for, so that closing cancels none
 
