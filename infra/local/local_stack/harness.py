@@ -17,7 +17,7 @@ from typing import Any
 
 from local_stack import process
 from local_stack.home import Home
-from local_stack.ports import STEP, Ports, is_free
+from local_stack.ports import SPARE_OFFSETS, Ports, is_free
 from local_stack.process import run_files
 
 
@@ -102,7 +102,7 @@ class NativeStack:
 @contextmanager
 def free_offset() -> Iterator[int]:
     """A port offset that nobody uses, and that no other test session takes while we hold it."""
-    for offset in range(900, 0, -STEP):
+    for offset in SPARE_OFFSETS:
         with (Path(tempfile.gettempdir()) / f"millrace-offset-{offset}.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -111,4 +111,4 @@ def free_offset() -> Iterator[int]:
             if all(is_free(port) for port in Ports.at(offset).all().values()):
                 yield offset
                 return
-    raise RuntimeError("every port offset from 100 to 900 is taken on this machine")
+    raise RuntimeError(f"every port offset of spare stacks, from {SPARE_OFFSETS[0]} on, is taken on this machine")

@@ -4,7 +4,7 @@ import os
 import socket
 
 import pytest
-from local_stack.ports import Ports, holder, is_free
+from local_stack.ports import OFFSETS, SPARE_OFFSETS, Ports, holder, is_free
 
 
 def test_every_port_moves_by_the_offset() -> None:
@@ -15,13 +15,21 @@ def test_every_port_moves_by_the_offset() -> None:
 
 
 def test_no_two_offsets_share_a_port() -> None:
-    """Ten stacks fit side by side."""
-    every = [port for offset in range(0, 1000, 100) for port in Ports.at(offset).all().values()]
+    """Ten stacks fit side by side, and ten spare ones."""
+    every = [port for offset in (*OFFSETS, *SPARE_OFFSETS) for port in Ports.at(offset).all().values()]
 
     assert len(set(every)) == len(every)
 
 
-@pytest.mark.parametrize("offset", [-100, 50, 1000])
+def test_no_outgoing_connection_gets_a_port_of_a_spare_stack() -> None:
+    """A part that was killed must find its port free when it comes back, whoever connected meanwhile."""
+    every = [port for offset in SPARE_OFFSETS for port in Ports.at(offset).all().values()]
+
+    assert not any(32_768 <= port <= 60_999 for port in every)  # Linux' range, where nobody set another
+    assert max(every) < 65_536
+
+
+@pytest.mark.parametrize("offset", [-100, 50, 1000, 10_900, 12_000])
 def test_an_offset_that_would_collide_is_refused(offset: int) -> None:
     """The message names the variable and the remedy."""
     with pytest.raises(ValueError, match=f"MILLRACE_PORT_OFFSET is {offset}: take a multiple of 100 from 0 to 900"):
