@@ -1,16 +1,14 @@
 """Retrieval models as files of a bundle: what `bundle.retrieval` reads."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 from bundle import retrieval as files
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from pipelines.errors import ParityError
-from pipelines.export.graphs import IR_VERSION, OPSETS
+from pipelines.export.nodes import Nodes
 from pipelines.retrieval.interactions import Ids
 from pipelines.retrieval.item_item import NEIGHBOURS, ItemItem
 from pipelines.retrieval.towers import TwoTower
@@ -36,13 +34,14 @@ def export_towers(model: TwoTower, item_ids: Ids, folder: Path, *, newest: int =
     paths = {name: folder / name for name in (files.ITEM_IDS, files.ITEM_VECTORS, files.USER_TOWER, files.TOWER_GOLDEN)}
     np.save(paths[files.ITEM_IDS], item_ids)
     np.save(paths[files.ITEM_VECTORS], model.items)
-    graph = _Graph()
-    graph.user(model, files.HISTORY, newest, files.USER_VECTOR)
-    graph.save(
+    graph = Nodes()
+    _put_user(graph, model, files.HISTORY, newest, files.USER_VECTOR)
+    graph.say(**{files.INDEX: files.index_hash(item_ids, model.items)})
+    graph.write(
         paths[files.USER_TOWER],
+        "user_tower",
         [helper.make_tensor_value_info(files.HISTORY, TensorProto.INT64, [None, newest])],
         helper.make_tensor_value_info(files.USER_VECTOR, TensorProto.FLOAT, [None, model.items.shape[1]]),
-        {files.INDEX: files.index_hash(item_ids, model.items)},
     )
     history = _histories(len(item_ids), newest)
     found = files.UserTower(paths[files.USER_TOWER]).vectors(history)
@@ -75,16 +74,16 @@ def export_scorer(
         item: place of the candidate's code; 0 = unknown, whose product is 0.
         slope, shift: score = sigmoid(slope x product + shift).
     """
-    graph = _Graph()
-    graph.constants(history_places=history, item_place=np.array(item, np.int64))
+    graph = Nodes()
     graph.constants(
+        item_place=np.array(item, np.int64),
         summed=np.ones((model.items.shape[1], 1), np.float32),
         item_table=_table(model.items),
         slope=np.array(slope, np.float32),
         shift=np.array(shift, np.float32),
     )
-    graph.node("Gather", ["int_features", "history_places"], "history", axis=1)
-    graph.user(model, "history", len(history), "user")
+    graph.columns("int_features", history, "history")
+    _put_user(graph, model, "history", len(history), "user")
     graph.node("Gather", ["int_features", "item_place"], "item", axis=1)
     graph.node("Gather", ["item_table", "item"], "item_vector", axis=0)
     graph.node("Mul", ["user", "item_vector"], "products")
@@ -96,7 +95,7 @@ def export_scorer(
         helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, features]),
         helper.make_tensor_value_info("int_features", TensorProto.INT64, [None, ints]),
     ]
-    graph.save(path, inputs, helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1]), {})
+    graph.write(path, "score", inputs, helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1]))
 
 
 def export_neighbours(model: ItemItem, item_ids: Ids, folder: Path, *, neighbours: int = NEIGHBOURS) -> dict[str, Path]:
@@ -117,51 +116,27 @@ def export_neighbours(model: ItemItem, item_ids: Ids, folder: Path, *, neighbour
     return {files.NEIGHBOURS: path}
 
 
-class _Graph:
-    """Collects nodes; `user` is the tower that both graphs have."""
-
-    def __init__(self) -> None:
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: dict[str, npt.NDArray[Any]] = {}
-
-    def constants(self, **values: npt.NDArray[Any]) -> None:
-        self._constants |= values
-
-    def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
-        self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
-
-    def user(self, model: TwoTower, history: str, newest: int, output: str) -> None:
-        """int64 [n, newest] codes -> float32 [n, width], as `TwoTower.users_of`."""
-        self.constants(
-            each_once=np.ones((1, newest), np.float32),
-            history_table=_table(model.history),
-            bias=model.bias[None, :],
-            none=np.array(0, np.int64),
-            one=np.array(1, np.float32),
-            slots=np.array([1], np.int64),
-        )
-        self.node("Gather", ["history_table", history], "history_vectors", axis=0)
-        # Not ReduceSum, here and in `export_scorer`: the order it adds in depends on the rows beside (parity.unstable).
-        self.node("MatMul", ["each_once", "history_vectors"], "total_3d")
-        self.node("Squeeze", ["total_3d", "slots"], "total")
-        self.node("Greater", [history, "none"], "known")
-        self.node("Cast", ["known"], "known_f", to=TensorProto.FLOAT)
-        self.node("ReduceSum", ["known_f", "slots"], "count", keepdims=1)
-        self.node("Max", ["count", "one"], "count_at_least_1")
-        self.node("Sqrt", ["count_at_least_1"], "root")
-        self.node("Div", ["total", "root"], "scaled")
-        self.node("Add", ["scaled", "bias"], output)
-
-    def save(
-        self, path: Path, inputs: list[onnx.ValueInfoProto], output: onnx.ValueInfoProto, metadata: dict[str, str]
-    ) -> None:
-        weights = [numpy_helper.from_array(value, name) for name, value in self._constants.items()]
-        graph = helper.make_graph(self._nodes, "two_tower", inputs, [output], weights)
-        opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="millrace")
-        helper.set_model_props(model, metadata)
-        onnx.checker.check_model(model)
-        path.write_bytes(model.SerializeToString())
+def _put_user(graph: Nodes, model: TwoTower, history: str, newest: int, output: str) -> None:
+    """int64 [n, newest] codes -> float32 [n, width], as `TwoTower.users_of`: the tower that both graphs have."""
+    graph.constants(
+        each_once=np.ones((1, newest), np.float32),
+        history_table=_table(model.history),
+        bias=model.bias[None, :],
+        none=np.array(0, np.int64),
+        one=np.array(1, np.float32),
+        slots=np.array([1], np.int64),
+    )
+    graph.node("Gather", ["history_table", history], "history_vectors", axis=0)
+    # Not ReduceSum, here and in `export_scorer`: the order it adds in depends on the rows beside (parity.unstable).
+    graph.node("MatMul", ["each_once", "history_vectors"], "total_3d")
+    graph.node("Squeeze", ["total_3d", "slots"], "total")
+    graph.node("Greater", [history, "none"], "known")
+    graph.node("Cast", ["known"], "known_f", to=TensorProto.FLOAT)
+    graph.node("ReduceSum", ["known_f", "slots"], "count", keepdims=1)
+    graph.node("Max", ["count", "one"], "count_at_least_1")
+    graph.node("Sqrt", ["count_at_least_1"], "root")
+    graph.node("Div", ["total", "root"], "scaled")
+    graph.node("Add", ["scaled", "bias"], output)
 
 
 def _table(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
