@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from stores.errors import StoreCorrupt
+
 # A bucket is one partition and one batch: 50 to 200 users (27,000 rows/s a process, against 2,600 one by one).
 USERS_PER_BUCKET: Final = 100
 MASK64: Final = 2**64 - 1
@@ -47,10 +49,12 @@ class UserList:
 
 
 def decoded(user_id: int, item_ids: bytes, scores: bytes) -> UserList:
-    """The list that `encoded` gave."""
-    return UserList(
-        user_id, np.frombuffer(item_ids, "<u8").astype(np.uint64), np.frombuffer(scores, "<f4").astype(np.float32)
-    )
+    """The list that `encoded` gave. StoreCorrupt: another one."""
+    try:
+        items, values = np.frombuffer(item_ids, "<u8"), np.frombuffer(scores, "<f4")
+        return UserList(user_id, items.astype(np.uint64), values.astype(np.float32))
+    except (TypeError, ValueError) as exc:  # TypeError: a null
+        raise StoreCorrupt(f"list of user {user_id}: {exc}; write the lists again (millrace precompute)") from exc
 
 
 def row_hash(user_id: int, item_ids: bytes, scores: bytes, model_version: str) -> int:
