@@ -50,10 +50,9 @@ _POLL_S: Final = 0.02
 # same quarter of an hour (runs of 25 s, after one to warm up).
 SWITCH_INTERVAL_S: Final = 0.0005
 # All often, so that no pass is long: of the young .6 ms, at most 2.2, six a second at 300 requests/s; 10,000 at a time
-# took 13 to 18 ms every four seconds, for the same sum. The next ones soon too: clients of Kafka and Cassandra leave
-# cycles by the thousand, and after a thousand passes one took .3 s. What is old then is mostly answers that `Explain`
-# remembers; they end by themselves, so a pass over all, each 20 minutes or more, finds little.
-GC_THRESHOLDS: Final = (1_000, 3, 1_000)
+# took 13 to 18 ms every four seconds, for the same sum. Those that outlive it soon too: clients of Kafka and Cassandra
+# leave cycles by the thousand, and after a thousand passes the next one took .3 s.
+GC_THRESHOLDS: Final = (1_000, 3, 50)
 EXIT_ENVIRONMENT: Final = 3  # a restart may help
 _ORPHANS_S: Final = 2.0  # of the drain: calls to Triton that nobody waits for, so that closing cancels none
 
