@@ -12,7 +12,7 @@ OFFSETS = range(0, 1_000, STEP)
 # Of stacks that tests and benches start: none of their ports is among those that Linux gives to outgoing connections
 # (32768 to 60999), as gRPC's are at the others. There a server that was killed may find its port taken.
 SPARE_OFFSETS = range(11_000, 12_000, STEP)
-FREE = range(11_000, 32_000)  # none of the above, and below those that the system gives to outgoing connections
+FREE = range(22_000, 32_000)  # none of the above, and below those that the system gives to outgoing connections
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ def test_free_ports_are_distinct_and_no_outgoing_connection_gets_one() -> None:
 
     assert len(set(free)) == len(free)
     assert all(is_free(port) for port in free)
+    assert set(free).isdisjoint(port for offset in SPARE_OFFSETS for port in Ports.at(offset).all().values())
     assert max(free) < 32_768  # where the range of outgoing connections begins on Linux; on macOS it is 49152
 
 

@@ -105,6 +105,12 @@ def refused_in_production(why: str, when: Callable[[Any], bool] = bool) -> After
     return AfterValidator(check)
 
 
+def _is_offset(value: int) -> int:
+    if 900 < value < 11_000:  # there stacks would meet each other's ports; the spare stacks of tests lie beyond
+        raise ValueError("take a multiple of 100 from 0 to 900")
+    return value
+
+
 Folder = Annotated[Path, AfterValidator(_absolute)]
 FolderOrUri = Annotated[str, BeforeValidator(_folder_or_uri)]  # a Path would take one slash out of `s3://`
 Endpoint = Annotated[str, AfterValidator(_is_endpoint)]
@@ -132,7 +138,7 @@ class ProcessSettings(BaseSettings):
         default="development", description="`production` refuses development conveniences."
     )
     home: Folder = Field(default_factory=in_checkout(".millrace"), description="Folder of all local state.")
-    port_offset: int = Field(
+    port_offset: Annotated[int, AfterValidator(_is_offset)] = Field(
         default=0,
         ge=0,
         le=11_900,  # what the spare stacks of tests have

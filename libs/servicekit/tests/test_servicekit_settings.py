@@ -142,6 +142,15 @@ def test_a_broken_home_is_one_problem_not_many(environment: pytest.MonkeyPatch) 
     assert problem.startswith("MILLRACE_PORT_OFFSET: ")
 
 
+@pytest.mark.parametrize("offset", ["1000", "10900", "12000"])
+def test_an_offset_at_which_stacks_would_meet_is_refused(environment: pytest.MonkeyPatch, offset: str) -> None:
+    environment.setenv("MILLRACE_PORT_OFFSET", offset)
+
+    (problem,) = problems(Example)
+
+    assert problem.startswith("MILLRACE_PORT_OFFSET: ")
+
+
 @pytest.mark.parametrize(("env", "expected"), [("development", 0), ("production", 1)])
 def test_production_refuses_a_development_convenience(environment: pytest.MonkeyPatch, env: str, expected: int) -> None:
     """What is handy on a laptop does not start in production, and the refusal says why."""
