@@ -29,7 +29,8 @@ from pipelines.training.linear import LinearModel
 
 _ENCODED = "x"  # pipelines.export.graphs.encoded
 _CODE_SET = re.compile(r"set_\d+_of")
-_LINEAR = ("logged", "center", "scale", "w_scaled", "step_columns", "edges", "w_steps", "bias")
+_LINEAR = {"logged", "center", "scale", "w_scaled", "bias"}
+_STEPS = {"stepped_from", "edges", "w_steps"}  # all of them, or none where no column has steps
 
 
 class GraphExplainer:
@@ -57,7 +58,7 @@ class GraphExplainer:
             self._trees = _Trees.of(trees[0], constants, len(self._columns))
             self._encode = _session_for(model, _ENCODED)
             self.method = "tree SHAP"
-        elif self._columns and set(_LINEAR) <= set(constants):
+        elif self._columns and set(constants) >= _LINEAR and set(constants) & _STEPS in (_STEPS, set()):
             self._linear = _linear_model(constants)
             self._encode = _session_for(model, _ENCODED)
             self.method = "coefficients"
@@ -105,13 +106,19 @@ class _Trees:
 
 def _linear_model(constants: Mapping[str, npt.NDArray[Any]]) -> LinearModel:
     flat = {name: constants[name].ravel() for name in _LINEAR}
+    step_columns, edges, w_steps = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.float32)
+    if "edges" in constants:  # a grid, as `export.graphs_linear` lays it out
+        grid = constants["edges"][0]
+        at = np.flatnonzero(~np.isnan(grid))
+        step_columns = int(constants["stepped_from"][0]) + at % grid.shape[1]
+        edges, w_steps = grid.ravel()[at], constants["w_steps"].ravel()[at]
     return LinearModel(
         logged=flat["logged"].astype(bool),
         center=flat["center"].astype(np.float64),
         scale=flat["scale"].astype(np.float64),
-        step_columns=flat["step_columns"].astype(np.int64),
-        edges=flat["edges"].astype(np.float32),
-        weights=np.r_[flat["w_scaled"], flat["w_steps"]].astype(np.float64),
+        step_columns=step_columns,
+        edges=edges,
+        weights=np.r_[flat["w_scaled"], w_steps].astype(np.float64),
         bias=float(flat["bias"][0]),
     )
 

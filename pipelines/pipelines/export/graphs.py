@@ -160,6 +160,11 @@ def _put_codes(graph: Graph, group: Group, i: int) -> None:
 
 def _put_indicators(graph: Graph, i: int, codes: str, wanted: npt.NDArray[np.int64], slots: int) -> None:
     """`coded_i`: 1 where one of the [n, slots] codes is the wanted one; 0 counts in the first slot only."""
+    if slots == 1:
+        graph.constants(**{f"codes_{i}": wanted[None, :].astype(np.int64)})
+        graph.node("Equal", [codes, f"codes_{i}"], f"is_{i}")
+        graph.node("Cast", [f"is_{i}"], f"coded_{i}", to=TensorProto.FLOAT)
+        return
     counts = np.ones((1, slots, len(wanted)), bool)
     counts[:, 1:, wanted == 0] = False
     graph.constants(**{f"codes_{i}": wanted[None, None, :].astype(np.int64), f"counts_{i}": counts})

@@ -27,9 +27,6 @@ def export_linear(model: LinearModel, encoder: Encoder, path: Path) -> None:
         center=model.center.astype(np.float32)[None, :],
         scale=model.scale.astype(np.float32)[None, :],
         w_scaled=model.weights[:n].astype(np.float32)[:, None],
-        step_columns=model.step_columns,
-        edges=model.edges[None, :],
-        w_steps=model.weights[n:].astype(np.float32)[:, None],
         bias=np.array([model.bias], np.float32),
     )
     graph.node("Max", ["x", "zero"], "positive")
@@ -39,14 +36,37 @@ def export_linear(model: LinearModel, encoder: Encoder, path: Path) -> None:
     graph.node("Sub", ["bent", "center"], "centered")
     graph.node("Mul", ["centered", "scale"], "standard")
     graph.node("MatMul", ["standard", "w_scaled"], "logit_scaled")
-    graph.node("Gather", ["x", "step_columns"], "stepped", axis=1)
-    graph.node("GreaterOrEqual", ["stepped", "edges"], "above")
-    graph.node("Cast", ["above"], "above_f", to=TensorProto.FLOAT)
-    graph.node("MatMul", ["above_f", "w_steps"], "logit_steps")
-    graph.node("Add", ["logit_scaled", "logit_steps"], "logit_sum")
-    graph.node("Add", ["logit_sum", "bias"], "logit")
+    logit = "logit_scaled"
+    if len(model.step_columns):
+        _put_steps(graph, model)
+        graph.node("Add", [logit, "logit_steps"], "logit_sum")
+        logit = "logit_sum"
+    graph.node("Add", [logit, "bias"], "logit")
     graph.node("Sigmoid", ["logit"], "score")
     graph.save(path)
+
+
+def _put_steps(graph: Graph, model: LinearModel) -> None:
+    """`logit_steps` [n, 1]: the weights of the edges that `x` reaches.
+
+    Edges lie in a grid, one column each, in as many rows as the column with most edges needs. So `x` is compared as it
+    is: to copy each column once an edge took two thirds of the model's time (98 of 156 us for 100 rows, 375 edges).
+    """
+    first, stop = int(model.step_columns.min()), int(model.step_columns.max()) + 1
+    column = model.step_columns - first
+    row = np.array([np.count_nonzero(column[:at] == each) for at, each in enumerate(column)], np.int64)
+    shape = (int(row.max()) + 1, stop - first)
+    edges, weights = np.full(shape, np.nan, np.float32), np.zeros(shape, np.float32)  # nothing reaches NaN
+    edges[row, column] = model.edges
+    weights[row, column] = model.weights[len(model.center) :]
+    graph.constants(edges=edges[None], w_steps=weights.reshape(-1, 1))
+    graph.constants(rows_axis=np.array([1], np.int64), laid_out=np.array([0, edges.size], np.int64))  # 0: n
+    graph.columns("x", np.arange(first, stop), "stepped")
+    graph.node("Unsqueeze", ["stepped", "rows_axis"], "stepped_rows")
+    graph.node("GreaterOrEqual", ["stepped_rows", "edges"], "above")
+    graph.node("Cast", ["above"], "above_f", to=TensorProto.FLOAT)
+    graph.node("Reshape", ["above_f", "laid_out"], "indicators")
+    graph.node("MatMul", ["indicators", "w_steps"], "logit_steps")
 
 
 def export_sparse(model: SparseRanker, path: Path) -> None:
