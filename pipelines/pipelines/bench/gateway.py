@@ -6,6 +6,7 @@ import asyncio
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,7 @@ SHARE_MOONSHOT: Final = 0.30
 ADDED_MS: Final = 2.0
 ADDED_MOONSHOT_MS: Final = 1.0
 MANY: Final = 32  # in flight
+MODEL_SHARE: Final = 0.999
 
 _REQUESTS: Final = 2_048  # different ones: users and candidates
 _WRITTEN: Final = ("manifest.json", "signature")  # by write_bundle itself
@@ -177,13 +179,13 @@ def run(
     A figure is the median of its rounds; a share or a difference is of the same round.
 
     Raises:
-        UnavailableError: a call failed, or an answer of the gateway is not on rung MODEL with `shown` items.
+        UnavailableError: a call failed, or `model_share` says that the model was not measured.
     """
     with uncollected():
         found = uvloop.run(_rounds(servers, rounds, seconds, warmup_s, progress))
-    for measured in (*found["gateway", 1], *found["gateway", MANY]):
-        _require_model(measured.answers, min(candidates, shown))
-    return _result(usecase, found, candidates, shown, seconds)
+    answers = [answer for n in (1, MANY) for measured in found["gateway", n] for answer in measured.answers]
+    share = model_share(answers, min(candidates, shown))
+    return {**_result(usecase, found, candidates, shown, seconds), "model_share": round(share, 5)}
 
 
 async def _rounds(
@@ -260,14 +262,26 @@ def _ticks(stat: Path) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _require_model(answers: Sequence[bytes], shown: int) -> None:
+def model_share(answers: Sequence[bytes], shown: int) -> float:
+    """Share of the gateway's answers that are on rung MODEL: one in a thousand may have met a pause of the machine.
+
+    Raises:
+        UnavailableError: more have, so that the model would not be measured; or an answer has not `shown` items.
+    """
+    others = Counter[str]()
     for answer in answers:
         said = pb.RankResponse.FromString(answer)
-        if said.served_by != events_pb2.RUNG_MODEL or len(said.items) != shown:
-            raise UnavailableError(
-                f"gateway: an answer on {events_pb2.Rung.Name(said.served_by)} with {len(said.items)} items "
-                f"({said.reason}); the machine is too busy to measure on: run again"
-            )
+        if len(said.items) != shown:
+            raise UnavailableError(f"gateway: an answer with {len(said.items)} of {shown} items ({said.reason})")
+        if said.served_by != events_pb2.RUNG_MODEL:
+            others[f"{events_pb2.Rung.Name(said.served_by)} ({said.reason})"] += 1
+    share = 1 - others.total() / len(answers)
+    if share < MODEL_SHARE:
+        told = ", ".join(f"{count} on {rung}" for rung, count in others.most_common())
+        raise UnavailableError(
+            f"gateway: of {len(answers):,} answers {told}; the machine is too busy to measure on: run again"
+        )
+    return share
 
 
 def _result(
