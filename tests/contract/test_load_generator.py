@@ -186,7 +186,10 @@ def test_a_search_ends_at_the_highest_rate_it_may_try(gateway: Callable[..., Any
     found = run_suite("search", suite, once, folder=tmp_path)
 
     assert isinstance(found, Saturation)
-    assert found.passed, found.missed
+    # A fake's 30 and 60 requests/s differ by less processor than other processes take meanwhile: a line through them
+    # may fall, and then there is no prediction to judge.
+    assert {"model_error"} >= set(found.missed), found.missed
+    assert (found.prediction is None) == ("model_error" in found.missed)
     assert (120, 180) == (found.knee_rps, found.steps[-1].rate)
     assert ["calibrate", "calibrate", "search", "search", "knee", "overload"] == [
         step.kind for step in found.steps if step.kind != "beyond"
