@@ -29,6 +29,7 @@ class RowPace:
     least_s: float = 0.1  # unless the log has been read to its end: then at once
     rest: float = 5.0  # in durations of the emission before: rows take a sixth of the loop at most
     inline_rows: int = ROWS_PER_WRITE  # more are written beside the folding
+    look_s: float = 0.02  # at one that runs: each look takes the interpreter from it
 
 
 class RowEmitter:
@@ -72,6 +73,8 @@ class RowEmitter:
         """When to see whether rows can be emitted: at `look_at` perhaps, if any wait."""
         if not self.changed:
             return math.inf
+        if self._running is not None and not self._running.done():
+            return now + self._pace.look_s
         return self._retry_at if self._retry_at > now else min(self.next_at, look_at)
 
     @property

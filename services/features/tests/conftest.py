@@ -335,8 +335,7 @@ class World:
 
     def loop(self, partitions: Sequence[int] = (0, 1), **pace: float) -> FeatureLoop:
         """A new process: all but log, store, topic and disk begins anew; `reader`, `owned`, `folders` are its own."""
-        if self.last is not None:
-            self.last._writer.submit(int).result()  # what it writes beside its loop has come
+        self.loop_writer_rests()
         self.topic.lose_buffer()
         self.registry = CollectorRegistry()
         self.folders = [FusedFolder(self.folder / "log" / str(partition), self.fuse) for partition in partitions]
@@ -366,6 +365,11 @@ class World:
             on_ready=self.is_ready.append,
         )
         return self.last
+
+    def loop_writer_rests(self) -> None:
+        """Return once what the last loop writes beside itself has come."""
+        if self.last is not None:
+            self.last._writer.submit(int).result()
 
     def event(self, event_id: int, user: int, item: int = 7, **changed: object) -> int:
         """Append one interaction to its user's partition."""

@@ -11,6 +11,7 @@ from definitions.record_columns import RecordColumns
 from definitions.records import corrupt_batch
 from definitions.row_header import read_header
 from definitions.user_state import UserTable
+from features.emission import RowPace
 from features.errors import CheckpointUnusable, LeaseLost, OffsetGone, StoreAhead
 from features.log import Batch, Place
 
@@ -58,6 +59,34 @@ def test_under_steady_traffic_rows_wait_at_most_a_tenth_of_a_second(world: World
 
     assert 3 <= len(world.store.writes) <= 5
     assert all(turn - count <= 12 for turn, count in enumerate(counts))  # 10 ms a turn
+
+
+def test_an_idle_loop_leaves_rows_alone_that_are_written_beside_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look takes the interpreter from the writing. What comes meanwhile follows once that has ended."""
+    monkeypatch.setattr(type(world), "rows", RowPace(inline_rows=0))
+    may_write, write_rows = threading.Event(), world.store.write_rows
+    monkeypatch.setattr(world.store, "write_rows", lambda *rows: write_rows(*rows) if may_write.wait(30) else 0)
+    loop = world.loop()
+    loop.recover()
+    world.event(1, user=5)
+    for _ in range(3):  # read, begin to write, and go round once
+        loop.step()
+
+    before = world.clock.now
+    for _ in range(5):
+        loop.step()
+    assert world.clock.now - before > 3 * RowPace().look_s  # item partials are due between
+
+    world.event(2, user=5)
+    loop.step()
+    assert seen(world, 5) == -1
+    may_write.set()
+    for _ in range(3):  # end it, begin the next, end that
+        world.loop_writer_rests()
+        loop.step()
+    assert seen(world, 5) == 2
 
 
 def test_items_follow_when_idle_and_end_with_their_marker(world: World) -> None:
