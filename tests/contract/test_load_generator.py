@@ -165,7 +165,8 @@ SEARCH = """
 suites:
   search: {about: t, rate: 60, candidates: 20, seconds: 1, warmup_s: 0, deadline_ms: 2000,
     limits: {error_share: 1, achieved_share: 0.5, generator_cpu_share: 5},
-    search: {calibrate: [30, 60], factor: 2, max_rate: 120, knee_p99_ms: 1500, knee_model_share: 0.99, confirm_s: 1,
+    # So far apart that a line through the fake's processor time rises, whatever else runs meanwhile.
+    search: {calibrate: [10, 300], factor: 2, max_rate: 120, knee_p99_ms: 1500, knee_model_share: 0.99, confirm_s: 1,
       overload: 1.5, goodput_share: 0.9, overload_p99_ms: 2000, unshed_share: 0, model_error: 1000000}}
   spike: {about: t, rate: 20, candidates: 20, seconds: 6, warmup_s: 0, deadline_ms: 2000,
     phases: [{name: before, seconds: 1, rate: 20}, {name: spike, seconds: 1, rate: 200},
@@ -186,10 +187,7 @@ def test_a_search_ends_at_the_highest_rate_it_may_try(gateway: Callable[..., Any
     found = run_suite("search", suite, once, folder=tmp_path)
 
     assert isinstance(found, Saturation)
-    # A fake's 30 and 60 requests/s differ by less processor than other processes take meanwhile: a line through them
-    # may fall, and then there is no prediction to judge.
-    assert {"model_error"} >= set(found.missed), found.missed
-    assert (found.prediction is None) == ("model_error" in found.missed)
+    assert found.passed, found.missed
     assert (120, 180) == (found.knee_rps, found.steps[-1].rate)
     assert ["calibrate", "calibrate", "search", "search", "knee", "overload"] == [
         step.kind for step in found.steps if step.kind != "beyond"
